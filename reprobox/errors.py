@@ -1,0 +1,90 @@
+"""Every error that reprobox raises on purpose: what was found, what to do about it, and the exit code that says it.
+
+Exit codes (kept apart so that a negative answer never looks like a failure):
+0 reproduced or done, 1 diverged, 2 usage, spec or manifest invalid, 3 engine, lock or image failed,
+4 the training program failed, 5 incomparable, 70 bug in reprobox, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_DIVERGED = 1
+EXIT_USAGE = 2
+EXIT_ENGINE = 3
+EXIT_TRAINING = 4
+EXIT_INCOMPARABLE = 5
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+
+class ReproboxError(Exception):
+    """A failure with a cause that a person can act on.
+
+    `message` is one line that says what was found and where; `details` are further lines (what was expected, what was
+    looked at); `hint` says what to do next.
+    """
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, message: str, *, details: tuple[str, ...] = (), hint: str | None = None) -> None:
+        """Keep the three parts apart, so that the command line can lay them out and `--json` can carry them."""
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        self.hint = hint
+
+
+class UsageError(ReproboxError):
+    """The command line asks for something that cannot be: a missing file, options that exclude each other."""
+
+    exit_code = EXIT_USAGE
+
+
+class SpecError(ReproboxError):
+    """`reprobox.yaml` or the flags that override it do not describe a run."""
+
+    exit_code = EXIT_USAGE
+
+
+class ManifestError(ReproboxError):
+    """A manifest (or receipt) is malformed, edited, truncated or too large."""
+
+    exit_code = EXIT_USAGE
+
+
+class NewerSchemaError(ManifestError):
+    """A document was written by a later reprobox, in a schema that this one does not know."""
+
+
+class LockError(ReproboxError):
+    """The requirements cannot be turned into wheels: nothing resolves, or a locked wheel is no longer to be had."""
+
+    exit_code = EXIT_ENGINE
+
+
+class ImageError(ReproboxError):
+    """The image cannot be assembled or loaded."""
+
+    exit_code = EXIT_ENGINE
+
+
+class EngineError(ReproboxError):
+    """The engine failed while it was asked for something."""
+
+    exit_code = EXIT_ENGINE
+
+
+class EngineUnavailableError(EngineError):
+    """No engine of the kind asked for answers on this machine."""
+
+
+class StorageError(ReproboxError):
+    """The run folder or the cache cannot be written, for instance because the disk is full."""
+
+    exit_code = EXIT_ENGINE
+
+
+class IncomparableError(ReproboxError):
+    """Code, data or lock are not those of the manifest, so a verdict on losses would mean nothing."""
+
+    exit_code = EXIT_INCOMPARABLE
