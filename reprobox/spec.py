@@ -1,0 +1,260 @@
+"""RunSpec: what the user asked for, from `reprobox.yaml` and the flags that override it."""
+
+from __future__ import annotations
+
+import decimal
+import posixpath
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reprobox.documents import Document, read_document, shown
+from reprobox.errors import SpecError
+from reprobox.validation import Problem, Rule, Rules, Where, build, report, to_plain
+
+SPEC_FILE = "reprobox.yaml"
+MAX_SPEC_BYTES = 1_000_000
+DEFAULT_SEED = 42
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec:
+    """`python` is the minor version wanted (`3.11`; None takes the base's); `requirements` the file that names the
+    packages: requirements.txt, pyproject.toml or pylock.toml, relative to the project.
+    """
+
+    python: str | None = None
+    requirements: str = "requirements.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """`base` is `auto`, `debian`, `debian:SUITE`, `local:REFERENCE` or a registry reference (`python:3.11-slim`)."""
+
+    base: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSpec:
+    """`gpus` is `none`, `all` or indices (`0,1`); `cpus` is the number of threads, which is part of the bits: None
+    is settled when the run starts; `memory` and `shm` are sizes (`8g`, `512m`; see `parse_size`).
+    """
+
+    gpus: str = "none"
+    cpus: int | None = None
+    memory: str | None = None
+    shm: str = "1g"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A run as asked for. `data` are files or folders the program reads (relative to the project), `env` names the
+    variables of the caller that the program may see, `outputs` what to keep of what it writes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    seed: int = DEFAULT_SEED
+    deterministic: bool = False
+    environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
+    image: ImageSpec = field(default_factory=ImageSpec)
+    resources: ResourceSpec = field(default_factory=ResourceSpec)
+    data: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    network: bool = False
+    outputs: tuple[str, ...] = ("outputs",)
+
+
+# Not all zeros; a fraction of at most thousandths, and only of a unit: so every size is at least one byte.
+_SIZE = r"(?=[0-9.]*[1-9])([0-9]{1,15}(?:\.[0-9]{1,3}(?= ?[kmgtKMGT]))?) ?(?:([kmgtKMGT])[iI]?[bB]?|[bB])?"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size means: a number and `k`, `m`, `g` or `t` (powers of 1024, as Docker reads them).
+
+    `512m`, `1.5g`, `8GiB` and `1048576` are sizes. Raises SpecError for anything else, and for nothing at all.
+    """
+    match = re.fullmatch(_SIZE, text)
+    if match is None:
+        raise SpecError(f"{text!r} is not a size", details=("expected a number and a unit, such as 512m or 8g",))
+    return int(decimal.Decimal(match[1]) * 1024 ** " kmgt".index((match[2] or " ").lower()))
+
+
+def slug(text: str) -> str:
+    """Return the nearest name for `text`: lower-case letters, digits, dots, underscores and hyphens, at most 64."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", ascii_text).lstrip("._-")[:64].rstrip("._-") or "run"
+
+
+# Flags are named after their fields, but for these.
+_FLAGS = {"command": "-- COMMAND", "outputs": "--output"}
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
+# No empty, `.` or `..` part, no slash at either end, no control character: such a path stays where it is put.
+INNER_PATH_PATTERN = r"(?!/)(?!(?:[^\u0000]*/)?\.{0,2}(?:/|$))[^\u0000-\u001f\u007f-\u009f]{1,4096}"
+# reprobox sets these itself; a caller's value would change the bits, or the place where the program looks for modules.
+_OWN_VARIABLES = (
+    "PATH", "HOME", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG",
+)  # fmt: skip
+
+_INNER_PATH = Rule(expected="a path inside the project, relative to it", pattern=INNER_PATH_PATTERN)
+_SIZE_RULE = Rule(expected="a size such as 512m, 1.5g or a number of bytes", pattern=_SIZE)
+
+RULES: Rules = {
+    RunSpec: {
+        "name": Rule(
+            expected="lower-case letters, digits, dots, underscores and hyphens, at most 64",
+            pattern=NAME_PATTERN,
+            suggest=slug,
+        ),
+        "command": Rule(expected="a program and its arguments", pattern=r"[^\u0000]*"),
+        "seed": Rule(expected=f"a whole number from 0 to {MAX_SEED}", minimum=0, maximum=MAX_SEED),
+        "data": _INNER_PATH,
+        "env": Rule(
+            expected="the name of a variable that reprobox does not set itself (PATH, HOME, PYTHONHASHSEED, ...)",
+            pattern=rf"(?!(?:{'|'.join(_OWN_VARIABLES)}|REPROBOX_.*|MKL_.*)$)[A-Za-z_][A-Za-z0-9_]{{0,127}}",
+        ),
+        "outputs": _INNER_PATH,
+    },
+    EnvironmentSpec: {
+        "python": Rule(expected="a minor version from 3.10 to 3.14", pattern=r"3\.1[0-4]"),
+        "requirements": _INNER_PATH,
+    },
+    ImageSpec: {
+        "base": Rule(
+            expected="auto, debian, debian:SUITE, local:REFERENCE or an image such as python:3.11-slim",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}",
+        )
+    },
+    ResourceSpec: {
+        "gpus": Rule(expected="none, all or indices such as 0,1", pattern=r"none|all|[0-9]{1,3}(?:,[0-9]{1,3})*"),
+        "cpus": Rule(expected="a whole number from 1", minimum=1, maximum=4096),
+        "memory": _SIZE_RULE,
+        "shm": _SIZE_RULE,
+    },
+}
+
+
+def load_spec(
+    project: Path, *, file: Path | None, overrides: Mapping[str, object], need_command: bool = True
+) -> RunSpec:
+    """Read `file` (default: `reprobox.yaml` in `project`, if there is one), lay `overrides` over it, and check all.
+
+    `overrides` has dotted names (`seed`, `resources.gpus`, `environment.requirements`, `command`); a value of None
+    means that the flag was not given. The name defaults to that of the project's folder. Without `need_command` the
+    spec may lack a command, for those who want the image alone. Raises SpecError, naming every mistake by file and line
+    or by flag, what was expected, and what was probably meant.
+    """
+    path = file or project / SPEC_FILE
+    document = Document(data={}, source=shown(path))
+    if file is not None or path.exists():
+        document = read_document(path, what=SPEC_FILE, max_bytes=MAX_SPEC_BYTES, error=SpecError)
+    given: dict[Where, object] = {
+        tuple(name.split(".")): value for name, value in overrides.items() if value is not None
+    }
+
+    data = _overlaid(document.data, given)
+    problems = _convenient(data)
+    if data.get("command") is None and not need_command:
+        data["command"] = []
+    if not data.get("command") and need_command and not problems:
+        raise SpecError(
+            "there is nothing to run: no command was given",
+            details=(f"looked in {document.source} and after --",),
+            hint=f"reprobox run -- python train.py, or `command: [python, train.py]` in {SPEC_FILE}",
+        )
+    if data.get("name") is None:
+        data["name"] = slug(project.absolute().name)
+    spec, found = build(RunSpec, data, RULES)
+    # What `_convenient` could not read it has left as it was, and has said what is wrong with it.
+    known = {problem.path for problem in problems}
+    problems += [problem for problem in found if problem.path not in known]
+    if spec is None or problems:
+        problems.sort(key=lambda problem: document.line_of(problem.path) or 0)
+        raise report(
+            problems, source=document.source, subject=SPEC_FILE, place=_places(document, given), error=SpecError
+        )
+    # Naming a thing twice asks for nothing more, but would be mounted or kept twice.
+    data_paths, env, outputs = (tuple(dict.fromkeys(names)) for names in (spec.data, spec.env, spec.outputs))
+    return replace(spec, data=data_paths, env=env, outputs=outputs)
+
+
+def spec_to_data(spec: RunSpec) -> dict[str, Any]:
+    """Return the spec as the plain data of a manifest (or of a `reprobox.yaml` that asks for the same)."""
+    data: dict[str, Any] = to_plain(spec)
+    return data
+
+
+def _places(document: Document, given: Mapping[Where, object]) -> Callable[[Where], str]:
+    """Return what names the origin of an entry: the flag that set it, else its line in the file."""
+
+    def place(path: Where) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in given:
+                name = str(path[length - 1])
+                return _FLAGS.get(name, f"--{name}")
+        return document.place(path)
+
+    return place
+
+
+def _overlaid(data: Mapping[str, Any], given: Mapping[Where, object]) -> dict[str, Any]:
+    """Return a copy of `data` with the overrides laid over it; an entry that should hold keys but does not is kept."""
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+    for path, value in given.items():
+        plain = to_plain(value)
+        if len(path) == 1:
+            merged[str(path[0])] = plain
+        elif merged.get(str(path[0])) is None:
+            merged[str(path[0])] = {path[1]: plain}
+        elif isinstance(merged[str(path[0])], dict):
+            merged[str(path[0])][path[1]] = plain
+    return merged
+
+
+def _convenient(data: dict[str, Any]) -> list[Problem]:
+    """Turn what people write by habit into what the model holds, where it can mean only one thing.
+
+    A command on one line, numbers in a command, sizes and GPU indices that look like numbers, `./` before a path.
+    """
+    problems = []
+    command = data.get("command")
+    if isinstance(command, str):
+        try:
+            data["command"] = shlex.split(command)
+        except ValueError as error:
+            problems.append(Problem(path=("command",), text=f"expected a command line, found one with {error}".lower()))
+    elif isinstance(command, list):
+        data["command"] = [_digits(item) for item in command]
+    # A section that is there but empty, as in a file whose lines are commented out, asks for nothing.
+    for section in ("environment", "image", "resources"):
+        if data.get(section, ...) is None:
+            del data[section]
+    resources = data.get("resources")
+    if isinstance(resources, dict):
+        for key in ("gpus", "memory", "shm"):
+            resources[key] = _digits(resources[key]) if key in resources else None
+            if resources[key] is None:
+                del resources[key]
+        if isinstance(resources.get("gpus"), list) and all(isinstance(each, int) for each in resources["gpus"]):
+            resources["gpus"] = ",".join(map(str, resources["gpus"])) or "none"
+    for key in ("data", "outputs"):
+        if isinstance(data.get(key), list):
+            data[key] = [_tidy(item) for item in data[key]]
+    environment = data.get("environment")
+    if isinstance(environment, dict) and "requirements" in environment:
+        environment["requirements"] = _tidy(environment["requirements"])
+    return problems
+
+
+def _digits(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _tidy(value: Any) -> Any:
+    return posixpath.normpath(value) if isinstance(value, str) and value else value
