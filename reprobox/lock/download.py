@@ -1,0 +1,199 @@
+"""Locked wheels brought into the cache: only those missing, several at once, none kept with a wrong hash."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from reprobox.cache import locked, write_atomically
+from reprobox.errors import LockError, StorageError
+from reprobox.lock.locating import locate, not_offered
+from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.pylock import Sources
+from reprobox.lock.requirements import read_requirements
+from reprobox.lock.requirements_text import IndexOptions
+from reprobox.lock.settings import gather_settings
+from reprobox.lock.store import read_sources, write_sources
+from reprobox.lock.transfer import GoneError, Transfer
+from reprobox.progress import Observer
+
+# Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
+# name, made name servers drop some: every one dropped is a wait of five seconds.
+_PARALLEL = 3
+_FIELDS = {
+    "name": re.compile(r"[a-z0-9]+(-[a-z0-9]+)*"),
+    "version": re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*"),
+    "file": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl"),
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+}
+
+
+def fetch_wheels(
+    lock: Lock, *, requirements: Path | None, cache: Path, observer: Observer, verify: bool = False
+) -> dict[str, Path]:
+    """Return the path of every wheel of `lock` by its sha256, fetching those that the cache lacks.
+
+    A wheel's bytes are hashed once, when it is stored as `wheels/<sha256>/<file>`; `verify` hashes those already there
+    again and fetches what is damaged. `requirements` is the file that the lock was made from, whose own index options
+    then apply; None when there is only a manifest. Raises LockError when a wheel is offered nowhere, does not match its
+    hash or cannot be fetched, StorageError when the cache cannot be written.
+    """
+    for package in lock.packages:
+        _check(package)
+    missing = [package for package in lock.packages if not _stored(cache, package, verify)]
+    if missing:
+        with _storage(cache):
+            _fetch(missing, lock, requirements, cache, observer)
+    return {package.sha256: wheel_path(cache, package) for package in lock.packages}
+
+
+def wheel_path(cache: Path, package: LockedPackage) -> Path:
+    """Return where the cache keeps a wheel."""
+    return cache / "wheels" / package.sha256 / package.file
+
+
+def _check(package: LockedPackage) -> None:
+    # A lock may come from a stranger's manifest: its words become paths and lines for uv.
+    for name, pattern in _FIELDS.items():
+        value = getattr(package, name)
+        if not pattern.fullmatch(value):
+            raise LockError(
+                f"the lock holds a {name} that no wheel can have: {value!r}",
+                details=(f"in the entry of {package.name!r}",),
+                hint="The lock or manifest was damaged or made up: get it again from where it was published.",
+            )
+
+
+def _marker(cache: Path, package: LockedPackage) -> Path:
+    """Return the file that holds the size of a wheel whose hash was found right."""
+    return cache / "wheels" / package.sha256 / "verified"
+
+
+def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
+    path = wheel_path(cache, package)
+    try:
+        intact = path.stat().st_size == int(_marker(cache, package).read_text())
+    except (OSError, ValueError):
+        return False
+    if not intact or not verify:
+        return intact
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() == package.sha256
+
+
+@contextmanager
+def _storage(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise StorageError(
+            f"the cache cannot be written: {error.strerror}",
+            details=(f"cache: {cache}",),
+            hint="Free some space, or set REPROBOX_CACHE to a folder that has it.",
+        ) from error
+
+
+def _fetch(
+    missing: Sequence[LockedPackage], lock: Lock, requirements: Path | None, cache: Path, observer: Observer
+) -> None:
+    options = read_requirements(requirements).options if requirements is not None else IndexOptions()
+    settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
+    known = read_sources(cache, lock)
+    unknown = [package for package in missing if package.sha256 not in known]
+    located: Sources = {}
+    if unknown:
+        observer.working("lock", f"looking up {len(unknown)} wheels")
+        located = locate(unknown, lock, options, settings)
+    with Transfer(settings) as transfer:
+        gone = _download(missing, known | located, cache, transfer, observer)
+        again = [package for package in gone if package.sha256 not in located]
+        if again:
+            # The addresses kept since the lock was made have changed.
+            located |= locate(again, lock, options, settings)
+            gone = [*(package for package in gone if package not in again)]
+            gone += _download(again, located, cache, transfer, observer)
+    if gone:
+        raise not_offered(gone)
+    if located:
+        write_sources(cache, lock, known | located)
+
+
+def _download(
+    packages: Sequence[LockedPackage], sources: Sources, cache: Path, transfer: Transfer, observer: Observer
+) -> list[LockedPackage]:
+    """Fetch `packages`; return those whose address leads nowhere. The observer is called from this thread alone."""
+    sizes = [sources[package.sha256].size for package in packages]
+    total = sum(size for size in sizes if size is not None) if all(size is not None for size in sizes) else None
+    counter = _Counter()
+    text = f"fetching {len(packages)} wheel{'s' if len(packages) > 1 else ''}"
+    with ThreadPoolExecutor(max_workers=min(_PARALLEL, len(packages)), thread_name_prefix="fetch") as pool:
+        futures: dict[Future[None], LockedPackage] = {
+            pool.submit(_store, package, sources[package.sha256].url, cache, transfer, counter): package
+            for package in packages
+        }
+        try:
+            pending = set(futures)
+            while pending:
+                observer.working("lock", text, counter.done, total)
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, GoneError):
+                        raise error
+        except BaseException:
+            # Also on Ctrl-C: what is under way ends at its next block instead of after gigabytes.
+            counter.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    observer.working("lock", text, counter.done, total)
+    return [package for future, package in futures.items() if isinstance(future.exception(), GoneError)]
+
+
+class _StoppedError(Exception):
+    """Another download failed, or the user gave up."""
+
+
+class _Counter:
+    """Bytes fetched by all threads, and the wish that they stop."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        if self.stopped.is_set():
+            raise _StoppedError
+        with self._lock:
+            self.done += count
+
+
+def _store(package: LockedPackage, url: str, cache: Path, transfer: Transfer, counter: _Counter) -> None:
+    path = wheel_path(cache, package)
+    with locked(path.parent / ".lock"):
+        # Another process may have stored it while this one waited; one that is damaged is replaced.
+        if _stored(cache, package, verify=True):
+            counter.add(path.stat().st_size)
+            return
+        partial = path.with_name(".partial")
+        try:
+            size, sha256 = transfer.save(url, partial, counter.add)
+            if sha256 != package.sha256:
+                raise LockError(
+                    f"{package.file} does not match its hash; it was not kept",
+                    details=(f"expected sha256 {package.sha256}", f"received sha256 {sha256}"),
+                    hint="The index, a proxy or the network changed the file. Try again; if it stays so, do not trust "
+                    "that index.",
+                )
+            partial.replace(path)
+            write_atomically(_marker(cache, package), str(size).encode())
+        finally:
+            partial.unlink(missing_ok=True)

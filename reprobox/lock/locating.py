@@ -1,0 +1,77 @@
+"""Where locked wheels are to be had today: uv asks the user's indexes for exactly these files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reprobox.errors import LockError
+from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.pylock import Sources, offered_wheels
+from reprobox.lock.requirements_text import IndexOptions
+from reprobox.lock.settings import Settings
+from reprobox.lock.uv_command import UvFailure, compile_pylock
+from reprobox.lock.uv_words import explain, no_solution
+
+# Settings of uv that restrict versions; what is asked for here is given by hash, and no rule for choosing applies.
+_RESTRICTING = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER", "UV_BUILD_CONSTRAINT")
+
+
+def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions, settings: Settings) -> Sources:
+    """Return where each of `packages` (of `lock`) is offered.
+
+    `options` are the index options of the requirements file, if there is one: in a replay there is only a manifest.
+    Raises LockError naming every wheel that none of the user's indexes offers any more.
+    """
+    environment = {name: value for name, value in settings.environment.items() if name not in _RESTRICTING}
+    unrestricted = replace(settings, environment=environment)
+    wanted = {package.sha256 for package in packages}
+    found = _offered(packages, lock, options, unrestricted, lock.platform)
+    missing = [package for package in packages if package.sha256 not in found]
+    if missing:
+        # A wheel that fits better may have been added to the release since; only a universal resolution lists them all.
+        found |= _offered(missing, lock, options, unrestricted, None)
+    missing = [package for package in missing if package.sha256 not in found]
+    if missing:
+        raise not_offered(missing)
+    return {sha256: source for sha256, source in found.items() if sha256 in wanted}
+
+
+def not_offered(missing: Sequence[LockedPackage]) -> LockError:
+    """Return the error for locked wheels that nobody offers."""
+    first = missing[0]
+    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return LockError(
+        f"the lock no longer resolves: {first.name} {first.version} (file {first.file}) is not offered by "
+        f"any index that you have configured{more}",
+        details=tuple(f"missing: {package.file}, sha256 {package.sha256}" for package in missing),
+        hint="Add the index or folder that holds it to pip's settings (extra-index-url, find-links), or ask the author "
+        "for a packed run (reprobox pack), which carries its wheels.",
+    )
+
+
+def _offered(
+    packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions, settings: Settings, platform: str | None
+) -> Sources:
+    text = _options_text(options) + "".join(
+        f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages
+    )
+    try:
+        document = compile_pylock(text, settings, python=lock.python, platform=platform, arguments=("--no-deps",))
+    except UvFailure as failure:
+        if not no_solution(failure):
+            raise explain(failure, source="the lock", python=lock.python, platform=lock.platform) from None
+        if len(packages) == 1:
+            return {}
+        # One release that is gone makes the whole resolution fail: ask for each, to name all that are gone.
+        each = [_offered([package], lock, options, settings, platform) for package in packages]
+        return {sha256: source for sources in each for sha256, source in sources.items()}
+    return offered_wheels(document, shown="uv's answer", folder=settings.folder)
+
+
+def _options_text(options: IndexOptions) -> str:
+    lines = [f"--index-url {options.index_url}"] if options.index_url else []
+    lines += [f"--extra-index-url {url}" for url in options.extra_index_urls]
+    lines += [f"--find-links {link}" for link in options.find_links]
+    lines += ["--no-index"] if options.no_index else []
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,151 @@
+"""pylock.toml (PEP 751) read: the wheels for one Python and platform, and where each of them is offered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprobox.errors import LockError
+from reprobox.lock.addresses import without_credentials
+from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.platforms import compatible_wheel_tags, marker_environment
+
+if TYPE_CHECKING:
+    from packaging.pylock import PackageWheel, Pylock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a wheel is offered: an address without credentials, and its size in bytes if the index tells."""
+
+    url: str
+    size: int | None
+
+
+Sources = dict[str, Source]  # by sha256
+
+
+def select_wheels(
+    document: Mapping[str, Any],
+    *,
+    python: str,
+    platform: str,
+    shown: str,
+    folder: Path,
+    promised: Mapping[str, frozenset[str]],
+) -> tuple[Lock, Sources]:
+    """Choose one wheel for every package of a pylock document that the environment needs.
+
+    `shown` names the document in errors, relative paths in it start at `folder`, and for a project in `promised` only
+    wheels with one of those sha256 digests are taken. Raises LockError when the document is not a PEP 751 lock, when
+    it holds anything but wheels, or when no wheel fits.
+    """
+    from packaging.pylock import PackageWheel, PylockSelectError  # not needed by `reprobox --help`
+
+    pylock = _validated(_with_promised_only(document, promised, shown), shown)
+    packages: list[LockedPackage] = []
+    sources: Sources = {}
+    try:
+        selected = list(
+            pylock.select(
+                environment=marker_environment(python, platform), tags=compatible_wheel_tags(python, platform)
+            )
+        )
+    except PylockSelectError as error:
+        raise LockError(
+            f"{shown} does not fit Python {python} on {platform}",
+            details=(str(error),),
+            hint="Make the lock for this Python and platform, or choose another base image.",
+        ) from error
+    for package, distribution in selected:
+        if not isinstance(distribution, PackageWheel):
+            raise LockError(
+                f"{shown} holds no wheel of {package.name} for Python {python} on {platform}",
+                details=("found a source archive, a folder, a version-control address or a direct address",),
+                hint="Name a version of it that an index offers as a wheel.",
+            )
+        locked = _locked(package.name, distribution, shown)
+        packages.append(locked)
+        sources[locked.sha256] = _source(distribution, folder)
+    return Lock(python=python, platform=platform, packages=tuple(sorted(packages, key=lambda each: each.name))), sources
+
+
+def offered_wheels(document: Mapping[str, Any], *, shown: str, folder: Path) -> Sources:
+    """Return every wheel that a pylock document lists, whatever it is for."""
+    return {
+        wheel.hashes["sha256"]: _source(wheel, folder)
+        for package in _validated(document, shown).packages
+        for wheel in package.wheels or ()
+        if "sha256" in wheel.hashes
+    }
+
+
+def _validated(document: Mapping[str, Any], shown: str) -> Pylock:
+    from packaging.pylock import Pylock, PylockUnsupportedVersionError, PylockValidationError
+
+    try:
+        return Pylock.from_dict(document)
+    except PylockUnsupportedVersionError as error:
+        raise LockError(
+            f"{shown} is a lock of a version that is not known here", details=(str(error), "expected lock-version 1.0")
+        ) from error
+    except PylockValidationError as error:
+        raise LockError(
+            f"{shown} is not a lock as PEP 751 describes it",
+            details=(str(error),),
+            hint="Write it anew with the tool that made it.",
+        ) from error
+
+
+def _with_promised_only(
+    document: Mapping[str, Any], promised: Mapping[str, frozenset[str]], shown: str
+) -> Mapping[str, Any]:
+    if not promised:
+        return document
+    packages = []
+    for package in document.get("packages", []):
+        allowed = promised.get(package.get("name", ""))
+        if allowed is not None:
+            kept = [wheel for wheel in package.get("wheels", []) if wheel.get("hashes", {}).get("sha256") in allowed]
+            if not kept:
+                raise UnpromisedError(package.get("name", ""), package.get("version", ""), shown)
+            packages.append({**package, "wheels": kept})
+        else:
+            packages.append(package)
+    return {**document, "packages": packages}
+
+
+class UnpromisedError(LockError):
+    """No wheel that is offered has one of the hashes that the requirements file gives for the project."""
+
+    def __init__(self, name: str, version: str, shown: str) -> None:
+        """Say which project it is."""
+        super().__init__(
+            f"no wheel of {name} {version} that your indexes offer has a hash that {shown} gives for it",
+            details=("expected one of its --hash values (sha256)",),
+            hint="If the file was made elsewhere, its index offered other files: make the hashes anew, "
+            "or add that index.",
+        )
+
+
+def _locked(name: str, wheel: PackageWheel, shown: str) -> LockedPackage:
+    from packaging.utils import parse_wheel_filename
+
+    sha256 = wheel.hashes.get("sha256", "").lower()
+    if not sha256:
+        raise LockError(
+            f"{shown} gives no sha256 for {wheel.filename}",
+            details=(f"found: {', '.join(sorted(wheel.hashes))}",),
+            hint="Make the lock anew with sha256 hashes.",
+        )
+    # The file name is what will be installed, so its version is the one to record.
+    return LockedPackage(
+        name=name, version=str(parse_wheel_filename(wheel.filename)[1]), file=wheel.filename, sha256=sha256
+    )
+
+
+def _source(wheel: PackageWheel, folder: Path) -> Source:
+    url = without_credentials(wheel.url) if wheel.url else (folder / str(wheel.path)).absolute().as_uri()
+    return Source(url=url, size=wheel.size)

@@ -1,0 +1,255 @@
+"""The requirements as the user wrote them: found, read with everything they include, and checked line by line.
+
+uv reads the same files again when it resolves. They are read here first for three reasons: the cache key must cover
+every included file, entries that a lock cannot hold must be named with their line, and hashes are a promise to keep.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from reprobox.errors import SpecError
+from reprobox.lock.addresses import scrub
+from reprobox.lock.requirements_text import IndexOptions, Line, classify_unlockable, parse_lines
+
+Kind = Literal["requirements", "pyproject", "pylock"]
+
+_PYLOCK_NAME = re.compile(r"pylock(\.[^.]+)?\.toml")
+_KNOWN_PATTERNS = ("requirements*.txt", "requirements*.in", "requirements/*.txt", "pyproject.toml", "pylock*.toml")
+_FOREIGN = {
+    "uv.lock": "Export it: `uv export --format pylock.toml -o pylock.toml`, then name pylock.toml.",
+    "poetry.lock": "Export it: `poetry export -o requirements.txt`, then name requirements.txt.",
+    "Pipfile.lock": "Export it: `pipenv requirements --hash > requirements.txt`, then name requirements.txt.",
+    "Pipfile": "Export it: `pipenv requirements --hash > requirements.txt`, then name requirements.txt.",
+    "setup.py": "List what the program needs in requirements.txt; a setup.py would have to be executed to be read.",
+    "environment.yml": "List its pip packages in requirements.txt; conda packages are not wheels.",
+    "environment.yaml": "List its pip packages in requirements.txt; conda packages are not wheels.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One requirement: where it stands (`requirements.txt, line 3`), the normalised project name, the hashes promised
+    for it, and whether it is pinned to one version.
+    """
+
+    where: str
+    name: str
+    pinned: bool
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """A requirements source: the file, its kind, its entries, index options it sets itself, and `content`, the bytes
+    (of every included file too) on which a resolution depends.
+    """
+
+    path: Path
+    kind: Kind
+    entries: tuple[Entry, ...] = ()
+    options: IndexOptions = field(default_factory=IndexOptions)
+    content: tuple[bytes, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file is a lock already: every entry pinned to one version and to hashes."""
+        return bool(self.entries) and all(entry.pinned and entry.hashes for entry in self.entries)
+
+    @property
+    def promised(self) -> dict[str, frozenset[str]]:
+        """The sha256 digests that the file allows for a project, for every project that it gives any for."""
+        promised: dict[str, frozenset[str]] = {}
+        for entry in self.entries:
+            digests = {value.partition(":")[2] for value in entry.hashes if value.startswith("sha256:")}
+            if entry.hashes:
+                promised[entry.name] = promised.get(entry.name, frozenset()) | digests
+        return promised
+
+
+def find_requirements(project: Path, name: str) -> Requirements:
+    """Read the requirements source `name` of `project`: requirements.txt, pyproject.toml or pylock.toml.
+
+    Raises SpecError when there is no such file (naming those that exist), when it is of a kind that cannot be read, or
+    when an entry of it is not a requirement or cannot be part of a lock.
+    """
+    path = project / name
+    if path.is_file():
+        return read_requirements(path)
+    there = sorted(
+        {found.relative_to(project).as_posix() for pattern in _KNOWN_PATTERNS for found in project.glob(pattern)}
+        | {foreign for foreign in _FOREIGN if (project / foreign).is_file()}
+    )
+    readable = [candidate for candidate in there if candidate not in _FOREIGN]
+    close = difflib.get_close_matches(name, readable, n=1, cutoff=0.5) or readable[:1]
+    details = ["looked in the project folder" + (", where there is: " + ", ".join(there) if there else "")]
+    if path.is_dir():
+        details.append("it is a folder")
+    hint = f"Did you mean {close[0]}?" if close else _FOREIGN[there[0]] if there else None
+    raise SpecError(
+        f"no such requirements file: {name}",
+        details=tuple(details),
+        hint=hint or "Write one package a line into requirements.txt, or name the file that lists them (requirements).",
+    )
+
+
+def read_requirements(path: Path) -> Requirements:
+    """Read the requirements source at `path`; raises SpecError as `find_requirements` does."""
+    name = path.name
+    if name in _FOREIGN:
+        raise SpecError(
+            f"requirements cannot be read from {name}",
+            details=("expected requirements.txt, pyproject.toml or pylock.toml",),
+            hint=_FOREIGN[name],
+        )
+    if name == "pyproject.toml":
+        return _read_pyproject(path)
+    if _PYLOCK_NAME.fullmatch(name):
+        return Requirements(path=path, kind="pylock", content=(_bytes_of(path, name),))
+    reader = _Reader()
+    reader.read(path, name, constraint=False, parents=())
+    return Requirements(
+        path=path,
+        kind="requirements",
+        entries=tuple(reader.entries),
+        options=reader.options,
+        content=tuple(reader.content),
+    )
+
+
+class _Reader:
+    """Reads a requirements file and what it includes."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.options = IndexOptions()
+        self.content: list[bytes] = []
+
+    def read(self, path: Path, shown: str, *, constraint: bool, parents: tuple[Path, ...]) -> None:
+        if path.resolve() in parents:
+            raise SpecError(f"{shown} includes itself", hint="Remove the -r or -c line that leads back to it.")
+        raw = _bytes_of(path, shown)
+        self.content.append(raw)
+        for line in parse_lines(_text_of(raw, shown), shown):
+            for included, is_constraint in line.includes:
+                if "://" in included:
+                    raise SpecError(
+                        f"{line.where}: a remote file cannot be included",
+                        details=("its content may change without a trace in the lock",),
+                        hint="Keep a copy of it in the project and include that.",
+                    )
+                target = path.parent / included
+                if not target.is_file():
+                    raise SpecError(
+                        f"{line.where}: no such file to include: {included}",
+                        details=("paths are relative to the file that includes them",),
+                    )
+                self.read(target, included, constraint=constraint or is_constraint, parents=(*parents, path.resolve()))
+            self.options = self.options.merged(_anchored(line.options, path.parent))
+            # Constraints restrict versions; they name nothing to install, and their hashes bind only what is installed.
+            if line.requirement is not None:
+                entry = _entry(line.requirement, line.where, line.hashes)
+                if not constraint:
+                    self.entries.append(entry)
+            elif line.editable is not None:
+                raise _unlockable(line, "an editable project")
+
+
+def _anchored(options: IndexOptions, folder: Path) -> IndexOptions:
+    """Make folders of find-links absolute: as in pip, they are relative to the file that names them, if there."""
+    links = tuple(
+        str((folder / link).absolute()) if "://" not in link and (folder / link).exists() else link
+        for link in options.find_links
+    )
+    return replace(options, find_links=links)
+
+
+def _unlockable(line: Line, what: str) -> SpecError:
+    return SpecError(
+        f"{line.where}: {what} cannot be part of a lock",
+        details=(f"found: {scrub(line.text)}", "a lock holds wheels of package indexes, by name, version and hash"),
+        hint="Name a released version (`name==1.2`); code of your own belongs into the project folder, or build its "
+        "wheel and name that folder with find-links.",
+    )
+
+
+def _entry(text: str, where: str, hashes: tuple[str, ...]) -> Entry:
+    from packaging.requirements import InvalidRequirement, Requirement  # not needed by `reprobox --help`
+    from packaging.utils import canonicalize_name
+
+    what = classify_unlockable(text)
+    if what is not None:
+        raise _unlockable(Line(where=where, text=text), what)
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise SpecError(
+            f"{where}: not a requirement: {scrub(text)}",
+            details=(str(error).splitlines()[0],),
+            hint="Write a package name and, if wanted, versions: `numpy`, `torch==2.13.0`, `click>=8,<9`.",
+        ) from error
+    specifiers = list(requirement.specifier)
+    pinned = (
+        len(specifiers) == 1 and specifiers[0].operator in ("==", "===") and not specifiers[0].version.endswith(".*")
+    )
+    return Entry(where=where, name=canonicalize_name(requirement.name), pinned=pinned, hashes=hashes)
+
+
+def _read_pyproject(path: Path) -> Requirements:
+    raw = _bytes_of(path, path.name)
+    try:
+        document = tomllib.loads(_text_of(raw, path.name))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path.name} is not valid TOML: {error}") from error
+    project = document.get("project")
+    if not isinstance(project, dict):
+        raise SpecError(
+            f"{path.name} has no [project] table",
+            details=("project.dependencies is what is locked",),
+            hint="List the packages in project.dependencies, or name another file (requirements).",
+        )
+    if "dependencies" in _strings(project.get("dynamic", []), "project.dynamic"):
+        raise SpecError(
+            f"{path.name} leaves its dependencies to the build (project.dynamic)",
+            details=("no package code is executed to make a lock",),
+            hint="List the packages in project.dependencies or in requirements.txt.",
+        )
+    listed = _strings(project.get("dependencies", []), "project.dependencies")
+    entries = tuple(
+        _entry(text, f"{path.name}, project.dependencies[{number}]", ()) for number, text in enumerate(listed)
+    )
+    # Only what a resolution depends on, so that an edit of a linter's settings does not cost a new one.
+    relevant: dict[str, Any] = {
+        "dependencies": listed,
+        "requires-python": project.get("requires-python"),
+        "uv": document.get("tool", {}).get("uv"),
+    }
+    content = json.dumps(relevant, sort_keys=True, default=str).encode()
+    return Requirements(path=path, kind="pyproject", entries=entries, content=(content,))
+
+
+def _strings(value: object, key: str) -> list[str]:
+    if not isinstance(value, Iterable) or isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        raise SpecError(f"pyproject.toml: {key} is not a list of strings")
+    return [str(item) for item in value]
+
+
+def _bytes_of(path: Path, shown: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{shown} cannot be read: {error.strerror}") from error
+
+
+def _text_of(raw: bytes, shown: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{shown} is not text in UTF-8", details=(f"first offending byte at {error.start}",)) from error

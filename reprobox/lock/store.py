@@ -1,0 +1,77 @@
+"""Locks and the addresses of their wheels, kept in the cache.
+
+A lock is cached under a key over everything that it was made from. Addresses are kept in a file of their own that only
+the user can read, because they may tell of a private index; they hold no credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from reprobox.cache import write_atomically
+from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.pylock import Source, Sources
+
+# 1: the first. A change of either file's form, or of how a lock is chosen, makes a new number.
+FORMAT = 1
+
+
+def read_lock(cache: Path, key: str) -> Lock | None:
+    """Return the lock cached under `key`, or None when there is none that can be read."""
+    document = _read(cache / "locks" / f"{key}.json")
+    try:
+        return Lock(
+            python=document["python"],
+            platform=document["platform"],
+            packages=tuple(LockedPackage(**package) for package in document["packages"]),
+        )
+    except (KeyError, TypeError):
+        return None
+
+
+def write_lock(cache: Path, key: str, lock: Lock) -> None:
+    """Cache `lock` under `key`."""
+    write_atomically(cache / "locks" / f"{key}.json", json.dumps(asdict(lock), indent=1).encode())
+
+
+def read_sources(cache: Path, lock: Lock) -> Sources:
+    """Return the addresses known for the wheels of `lock`, by sha256; possibly none."""
+    try:
+        return {sha256: Source(**source) for sha256, source in _read(_sources_path(cache, lock)).items()}
+    except TypeError:
+        return {}
+
+
+def write_sources(cache: Path, lock: Lock, sources: Sources) -> None:
+    """Keep the addresses of the wheels of `lock`, readable by the user alone (mode 0600)."""
+    path = _sources_path(cache, lock)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = json.dumps({sha256: asdict(source) for sha256, source in sorted(sources.items())}, indent=1)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        # Not cache.write_atomically: the file must never be readable by others, not even before it is renamed.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            handle.write(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sources_path(cache: Path, lock: Lock) -> Path:
+    return cache / "locks" / f"{lock.digest.removeprefix('sha256:')}.sources.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        # A cache that cannot be read is a cache that is empty.
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,118 @@
+"""What uv said, turned into an error that a person can act on, with no address of theirs in it."""
+
+from __future__ import annotations
+
+import re
+
+from reprobox.errors import LockError
+from reprobox.lock.addresses import scrub
+from reprobox.lock.uv_command import UvFailure
+
+_UNKNOWN = re.compile(r"(?:Because |and )(\S+) was not found in the (package registry|provided package locations)")
+_NO_WHEELS = re.compile(r"([\w.+!\-\[\]]+?)(?:[=<>~!]=?\S*)? (?:has|have) no (?:usable )?wheels")
+_NO_VERSION = re.compile(r"there (?:is|are) no versions? of (\S+)")
+_REFUSED = re.compile(r"\((401|403) ")
+_UNREACHABLE = re.compile(
+    r"error sending request|Request failed after|Failed to fetch|Could not connect|network was disabled|"
+    r"dns error|tcp connect error|operation timed out",
+    re.IGNORECASE,
+)
+_CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
+_DRAWING = " ×╰─▶│├·\t"
+# What says nothing of the cause, or names flags of ours that the user never gave.
+_NOISE = ("warning: ", "Resolved ", "No solution found when", "hint: Wheels are required for")
+_UNWRITABLE = re.compile(r"No space left on device|os error 28")
+
+
+def no_solution(failure: UvFailure) -> bool:
+    """Tell whether uv did its work and found that no set of packages fits, rather than failing at it."""
+    said = failure.text
+    # An index that is silent or closed offers nothing either, but then the trouble is the index.
+    return "No solution found" in said and not _UNREACHABLE.search(said) and not _REFUSED.search(said)
+
+
+def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> LockError:
+    """Return the error for a resolution of the requirements file `source` that failed."""
+    text = scrub(failure.text)
+    reason = _reason(text)
+    refused = _REFUSED.search(failure.text)
+    if failure.status < 0:
+        return LockError(
+            f"uv was killed by signal {-failure.status} while it resolved {source}",
+            details=reason,
+            hint="Look whether the machine ran out of memory, then try again.",
+        )
+    if refused:
+        return LockError(
+            f"{source} cannot be resolved: a package index refused the credentials it was given ({refused[1]})",
+            details=reason,
+            hint="Check the user name and password of the index in the settings of pip or uv, or in netrc.",
+        )
+    if _UNREACHABLE.search(failure.text):
+        certificate = bool(_CERTIFICATE.search(failure.text))
+        return LockError(
+            f"{source} cannot be resolved: "
+            + (
+                "a package index shows a certificate that is not trusted here"
+                if certificate
+                else "no package index answers"
+            ),
+            details=reason,
+            hint="Name the file of your CA certificates in SSL_CERT_FILE or in pip's `cert`."
+            if certificate
+            else "Check the network, the proxy (HTTPS_PROXY) and the index settings of pip or uv, then try again.",
+        )
+    if "No solution found" in failure.text:
+        return _unsolvable(failure.text, reason, source=source, python=python, platform=platform)
+    if _UNWRITABLE.search(failure.text):
+        return LockError(f"{source} cannot be resolved: the disk is full", hint="Free some space (uv cache clean).")
+    return LockError(
+        f"uv failed on {source} (exit status {failure.status})",
+        details=reason,
+        hint="If the requirements are right, run `uv pip compile` on them to see whether it is uv or reprobox.",
+    )
+
+
+def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str, platform: str) -> LockError:
+    wheelless = _NO_WHEELS.search(text)
+    if wheelless:
+        name = wheelless[1]
+        sources = "building from source is disabled" in text or "no usable wheels" in text
+        return LockError(
+            f"{name} offers no wheel for Python {python} on {platform}"
+            + ("; only source archives, or wheels for other systems" if sources else ""),
+            details=reason,
+            hint=f"Choose another version of {name} or another Python; or build its wheel once (`pip wheel {name}`) "
+            "and name its folder with find-links. No package code is executed to make a lock.",
+        )
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        return LockError(
+            f"no such package: {unknown[1]}",
+            details=(f"required by {source}, on no index that you have configured", *reason),
+            hint="Check the spelling; if it lies on a private index, add that index to the settings of pip or uv.",
+        )
+    version = _NO_VERSION.search(text)
+    if version and "depends on" not in text:
+        return LockError(
+            f"no such version: {version[1].rstrip(',.')}",
+            details=(f"required by {source}", *reason),
+            hint="Choose a version that exists for this Python and platform.",
+        )
+    return LockError(
+        f"{source} asks for packages that exclude each other (Python {python}, {platform})",
+        details=reason,
+        hint="Loosen or remove one of the requirements named above.",
+    )
+
+
+def _reason(text: str) -> tuple[str, ...]:
+    """Return uv's own words, a statement a line, without its layout, warnings and progress."""
+    lines: list[str] = []
+    for raw in text.splitlines():
+        line = raw.strip(_DRAWING)
+        for label in ("error: ", "cause: ", "Caused by: "):
+            line = line.removeprefix(label)
+        if line and not line.startswith(_NOISE):
+            lines.append(line.removeprefix("hint: ").rstrip(":"))
+    return tuple(lines[:12])

@@ -1,0 +1,122 @@
+"""What the tests of the lock share: tiny wheels, and a user whose only package index is a folder of them."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import http.server
+import os
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reprobox.progress import Observer
+
+PYTHON, PLATFORM = "3.11", "x86_64-manylinux_2_36"
+
+
+class Listener(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.worked: list[tuple[str, str, int | None, int | None]] = []
+        self.warnings: list[str] = []
+
+    def working(self, phase: str, text: str, done: int | None = None, total: int | None = None) -> None:
+        self.worked.append((phase, text, done, total))
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, *, requires: tuple[str, ...] = (), tag: str = "py3-none-any", body: str = ""
+) -> Path:
+    """Write a wheel that holds one module; the same arguments give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-{tag}.whl"
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {
+        f"{name}.py": f"VERSION = {version!r}\n{body}",
+        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {each}\n" for each in requires),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
+    }
+    record = [f"{file},sha256={_record_hash(text)},{len(text.encode())}" for file, text in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,"]) + "\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(zipfile.ZipInfo(file, (2020, 1, 1, 0, 0, 0)), text)
+    return path
+
+
+def _record_hash(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def become_user(monkeypatch: pytest.MonkeyPatch, home: Path, pip_conf: str = "") -> None:
+    """Be a user with nothing but `pip_conf`: whatever this machine has set for pip and uv is out of sight."""
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_", "XDG_CONFIG")) or name.lower().endswith("_proxy") or name == "VIRTUAL_ENV":
+            monkeypatch.delenv(name)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "pip.conf").write_text(pip_conf)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(home / "xdg"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(home / "pip.conf"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(home / "uv-cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def become_offline_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Be a user whose packages all come from one folder, named in pip's configuration; return that folder."""
+    folder = tmp_path / "my wheels, all"
+    folder.mkdir()
+    become_user(monkeypatch, tmp_path / "home", f"[global]\nno-index = true\nfind-links = {folder.as_uri()}\n")
+    return folder
+
+
+@contextmanager
+def served(folder: Path, answers: dict[str, list[int]] | None = None, password: str | None = None) -> Iterator[str]:
+    """Serve `folder` by HTTP on this machine; yield the address.
+
+    `answers` gives status codes for a path to fail with, one a request; `password` is asked of the user `reader`.
+    """
+    failures = answers or {}
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            expected = "Basic " + base64.b64encode(f"reader:{password}".encode()).decode()
+            if password is not None and self.headers.get("Authorization") != expected:
+                self._refuse(401)
+            elif failures.get(self.path):
+                self._refuse(failures[self.path].pop(0))
+            else:
+                super().do_GET()
+
+        def _refuse(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

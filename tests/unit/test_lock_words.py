@@ -1,0 +1,71 @@
+"""uv's words, in the forms that its versions give them, become errors that a person can act on."""
+
+from __future__ import annotations
+
+import pytest
+
+from reprobox.lock.uv_command import UvFailure
+from reprobox.lock.uv_words import explain, no_solution
+
+CURRENT = "error: No solution found when resolving dependencies\n  cause: "
+BOXED = "  × No solution found when resolving dependencies:\n  ╰─▶ "
+
+
+def message_of(text: str, status: int = 1) -> str:
+    return explain(
+        UvFailure(status, text), source="requirements.txt", python="3.11", platform="x86_64-manylinux_2_36"
+    ).message
+
+
+@pytest.mark.parametrize("start", [CURRENT, BOXED])
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            "Because nosuch was not found in the package registry and you require nosuch, we ...",
+            "no such package: nosuch",
+        ),
+        (
+            "Because there is no version of click==99.0 and you require click==99.0, we ...",
+            "no such version: click==99.0",
+        ),
+        ("Because all versions of docopt have no usable wheels and you require docopt ...", "docopt offers no wheel"),
+        ("Because tf==1.0.0 has no wheels with a matching Python ABI tag (e.g., `cp311`) ...", "tf offers no wheel"),
+        (
+            "Because black==24.1.0 depends on click>=8.0.0 and you require black==24.1.0, ...\n"
+            "      And because you require click<8, we can conclude that your requirements are unsatisfiable.",
+            "requirements.txt asks for packages that exclude each other",
+        ),
+    ],
+)
+def test_a_resolution_without_a_solution_names_its_cause(start: str, cause: str, message: str) -> None:
+    assert message_of(start + cause + "\n").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("error: Failed to fetch: `https://h.org/a`\n  Caused by: dns error\n", "no package index answers"),
+        (
+            "error: Request failed after 3 retries\n  cause: invalid peer certificate: UnknownIssuer\n",
+            "a package index shows a certificate that is not trusted here",
+        ),
+        (CURRENT + "Because a was not found in the cache\nhint: the network was disabled.", "no package index answers"),
+        (CURRENT + "Because a was not found\nhint: An index URL (x) could not be queried (401 Unauthorized)", "(401)"),
+        ("error: Failed to write\n  cause: No space left on device (os error 28)\n", "the disk is full"),
+    ],
+)
+def test_trouble_with_an_index_or_the_disk_is_told_apart_from_a_missing_solution(text: str, message: str) -> None:
+    assert message in message_of(text)
+    assert not no_solution(UvFailure(1, text))
+
+
+def test_the_reason_keeps_uvs_sentences_and_loses_layout_warnings_and_addresses() -> None:
+    text = (
+        "warning: something about https://me:pw@h.org\n"
+        + BOXED
+        + "Because a depends on b>=2\n      and c depends on b<2, no.\n"
+        "\n      hint: look at https://me:pw@h.org/simple\n"
+    )
+    error = explain(UvFailure(1, text), source="r.txt", python="3.11", platform="p")
+    assert error.details == ("Because a depends on b>=2", "and c depends on b<2, no.", "look at (address)")
