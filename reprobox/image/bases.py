@@ -1,0 +1,230 @@
+"""What wheels are laid upon: turns `image.base` into a Base with known layers, Python and C library."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reprobox.cache import write_atomically
+from reprobox.errors import ImageError
+from reprobox.image import catalogue, debian
+from reprobox.image.exported import Exported, measure
+from reprobox.image.interface import ImageStore, StoredImage
+from reprobox.image.layers import Layer, read_json, storage_errors
+from reprobox.image.model import BaseRecord
+from reprobox.image.probe import probe
+from reprobox.progress import Observer
+
+# How long `auto` waits for a registry before it goes on without. Without a network the engine itself gives up within
+# 15 s (Docker's registry client); the rest is room for the 45 MB of a slim Python on a slow line.
+REGISTRY_PATIENCE = 60.0
+
+_LIBRARY = ("docker.io/library/", "docker.io/", "library/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base, ready to be built upon.
+
+    `layers` are its layers, lowest first; `env` its environment variables; `python` its minor version (`3.11`) and
+    `python_executable` the path of that interpreter; `glibc` its version; `architecture` in OCI's spelling (`amd64`).
+    `occupied` says whether something lies where the environment goes. `image_id` is the engine's ID of a registry or
+    local base, whose layers `exported` tells how to stream; both are None for a base whose layers the cache holds.
+    """
+
+    record: BaseRecord
+    layers: tuple[Layer, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    python: str
+    python_executable: str
+    glibc: tuple[int, int]
+    architecture: str
+    occupied: bool = False
+    image_id: str | None = None
+    exported: Exported | None = None
+
+
+def resolve_base(
+    base: str, store: ImageStore, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None
+) -> Base:
+    """Return the base that `image.base` names: `auto`, `debian`, `debian:SUITE`, `local:REF` or a registry reference.
+
+    With `pinned` (a manifest's record) that very base is looked for and `base` is not read; where it cannot be had (a
+    Debian archive that moved on, a local image built anew) the nearest one is returned with its own record, so that the
+    caller can say what differs. Raises ImageError when there is no such base or it has no usable Python.
+    """
+    if pinned is not None:
+        resolved, note = _pinned(pinned, store, cache, observer), "as in the manifest"
+        if resolved.record.digest != pinned.digest:
+            note = f"the manifest has {_short(pinned.digest)}"
+    elif base == "auto":
+        resolved, note = _automatic(store, cache, observer)
+    elif base == "debian" or base.startswith("debian:"):
+        resolved, note = _debian(base.partition(":")[2], None, cache, observer)
+    elif base.startswith("local:"):
+        resolved, note = _local(base.removeprefix("local:"), None, store, cache, observer), ""
+    else:
+        resolved, note = _registry(base, store, cache, observer)
+    record = resolved.record
+    observer.finished("base", f"{record.kind} {record.reference.partition('@')[0]}   {_short(record.digest)}", note)
+    return resolved
+
+
+def _pinned(pinned: BaseRecord, store: ImageStore, cache: Path, observer: Observer) -> Base:
+    if pinned.kind == "debian":
+        return _debian(pinned.reference, pinned.digest, cache, observer)[0]
+    if pinned.kind == "local":
+        return _local(pinned.reference, pinned.digest, store, cache, observer)
+    if pinned.kind == "registry":
+        reference = f"{_repository(pinned.reference)}@{pinned.digest}"
+        image = store.find_image(reference) or _pull(reference, store, observer)
+        return _of_image(image, pinned, store, cache, observer)
+    raise ImageError(
+        f"a base of unknown kind: {pinned.kind}",
+        details=("known are debian, registry and local",),
+        hint="the manifest may come from a later reprobox",
+    )
+
+
+def _automatic(store: ImageStore, cache: Path, observer: Observer) -> tuple[Base, str]:
+    """Take the first base of the catalogue that can be had; a registry that did not answer once is not asked again."""
+    remembered = cache / "bases" / "auto.json"
+    unanswered = read_json(remembered)
+    silent = [str(reference) for reference in unanswered] if isinstance(unanswered, list) else []
+    for entry in catalogue.automatic():
+        if entry.kind == "debian":
+            base, note = _debian(entry.reference, None, cache, observer)
+            return base, f"no image registry answered; {note}" if silent else note
+        if entry.reference in silent:
+            continue
+        image = _with_digest(store.find_image(entry.reference)) or _pull_within(
+            entry.reference, REGISTRY_PATIENCE, store, observer
+        )
+        if image is not None:
+            return _of_registry_image(image, entry.reference, store, cache, observer), ""
+        silent.append(entry.reference)
+        with storage_errors(cache):
+            # Kept until the cache is emptied: one machine should not change its base from run to run.
+            write_atomically(remembered, json.dumps(silent).encode())
+    raise ImageError("none of the bases that `auto` tries can be had", hint="name one in image.base")
+
+
+def _debian(suite: str, wanted: str | None, cache: Path, observer: Observer) -> tuple[Base, str]:
+    entry = catalogue.entry("debian")
+    suite = suite or entry.reference
+    root, cached = debian.debian_root(suite, entry.packages, cache=cache, observer=observer, wanted=wanted)
+    python = ".".join(root.version_of("python3").split(".")[:2])
+    glibc = root.version_of("libc6").partition("-")[0].split(".")
+    base = Base(
+        record=BaseRecord(kind="debian", reference=suite, digest=root.layer.diff_id, packages=root.packages),
+        layers=(root.layer,),
+        python=python,
+        python_executable=f"/usr/bin/python{python}",
+        glibc=(int(glibc[0]), int(glibc[1])),
+        architecture=root.architecture,
+    )
+    return base, "cached" if cached else "built"
+
+
+def _local(reference: str, digest: str | None, store: ImageStore, cache: Path, observer: Observer) -> Base:
+    image = (store.find_image(digest) if digest else None) or store.find_image(reference)
+    if image is None:
+        raise ImageError(
+            f"the engine has no image {reference}",
+            details=(f"looked for {digest}",) if digest else (),
+            hint="build or load it first; `docker images` lists what is there",
+        )
+    record = BaseRecord(kind="local", reference=reference, digest=image.id)
+    return _of_image(image, record, store, cache, observer)
+
+
+def _registry(reference: str, store: ImageStore, cache: Path, observer: Observer) -> tuple[Base, str]:
+    image = _with_digest(store.find_image(reference))
+    note = "in the engine" if image is not None else "pulled"
+    return _of_registry_image(image or _pull(reference, store, observer), reference, store, cache, observer), note
+
+
+def _of_registry_image(image: StoredImage, reference: str, store: ImageStore, cache: Path, observer: Observer) -> Base:
+    name = _repository(reference)
+    digests = {item.partition("@")[0]: item.partition("@")[2] for item in sorted(image.repo_digests, reverse=True)}
+    same = [digest for repository, digest in digests.items() if _plain(repository) == _plain(name)]
+    if not digests:
+        raise ImageError(
+            f"the image {reference} has no digest that a registry knows it by",
+            hint=f"if it was built on this machine, write image.base: local:{reference}",
+        )
+    digest = (same or list(digests.values()))[0]
+    tagged = reference.partition("@")[0]
+    record = BaseRecord(kind="registry", reference=f"{tagged}@{digest}", digest=digest)
+    return _of_image(image, record, store, cache, observer)
+
+
+def _of_image(image: StoredImage, record: BaseRecord, store: ImageStore, cache: Path, observer: Observer) -> Base:
+    name = record.reference.partition("@")[0]
+    if image.os != "linux":
+        raise ImageError(f"the base image {name} is for {image.os}", hint="name a Linux image")
+    found = probe(image.id, name, store, cache=cache)
+    exported = measure(image, name, store, cache=cache, observer=observer)
+    variables = [item.partition("=") for item in image.config.get("Env") or ()]
+    return Base(
+        record=record,
+        layers=tuple(
+            Layer(diff_id=diff_id, size=exported.size_of(diff_id), made_from="base") for diff_id in image.diff_ids
+        ),
+        env={key: value for key, _, value in variables},
+        python=found.python,
+        python_executable=found.executable,
+        glibc=found.glibc,
+        architecture=image.architecture,
+        occupied=found.occupied,
+        image_id=image.id,
+        exported=exported,
+    )
+
+
+def _with_digest(image: StoredImage | None) -> StoredImage | None:
+    return image if image is not None and image.repo_digests else None
+
+
+def _pull(reference: str, store: ImageStore, observer: Observer) -> StoredImage:
+    observer.working("base", f"pulling {reference}")
+    return store.pull_image(reference)
+
+
+def _pull_within(reference: str, seconds: float, store: ImageStore, observer: Observer) -> StoredImage | None:
+    """Pull, or return None when the registry refuses, is not there, or takes longer than `seconds`."""
+    observer.working("base", f"asking for {reference}")
+    pulled: list[StoredImage] = []
+
+    def pull() -> None:
+        try:
+            pulled.append(store.pull_image(reference))
+        except ImageError:
+            # Whatever the reason, `auto` goes on without; naming the reference in image.base shows it.
+            return
+
+    # A daemon thread, because the engine's interface has no timeout and a process must be able to end meanwhile.
+    thread = threading.Thread(target=pull, daemon=True, name="reprobox-pull")
+    thread.start()
+    thread.join(seconds)
+    return pulled[0] if pulled else None
+
+
+def _repository(reference: str) -> str:
+    """Return a reference without digest and tag; a colon before the last slash belongs to a host's port."""
+    name = reference.partition("@")[0]
+    head, colon, tail = name.rpartition(":")
+    return head if colon and "/" not in tail else name
+
+
+def _plain(repository: str) -> str:
+    for prefix in _LIBRARY:
+        repository = repository.removeprefix(prefix)
+    return repository
+
+
+def _short(digest: str) -> str:
+    return digest[: len("sha256:") + 12]

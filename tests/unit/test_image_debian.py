@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import io
+import os
+import random
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from reprobox.errors import ImageError
+from reprobox.image import debian
+from reprobox.image.aptsources import debian_sources
+from reprobox.image.debian import debian_root, rebuild_root
+from reprobox.image.layers import layer_path
+from reprobox.progress import Observer
+
+STATUS = """Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9
+Depends: libgcc-s1, libcrypt1
+ (>= 1:4.4.10-10~)
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+
+Package: base-files
+Status: install ok installed
+Architecture: amd64
+Version: 12.4
+"""
+
+
+def root_tar(path: Path, *, version: str = "1", seed: int = 0) -> None:
+    """Write what mmdebstrap would, in an order and with a machine's traces that depend on `seed`."""
+    files = {
+        "etc/hostname": f"host{seed}\n",
+        "etc/resolv.conf": f"nameserver 192.0.2.{seed}\n",
+        "etc/machine-id": "",
+        "etc/apt/sources.list": f"deb http://mirror{seed}.example/debian bookworm main\n",
+        "etc/shadow-": "x",
+        "etc/os-release": f"VERSION={version}\n",
+        "var/log/dpkg.log": str(seed),
+        "var/cache/ldconfig/aux-cache": str(seed),
+        "var/cache/debconf/config.dat-old": "x",
+        "var/lib/dpkg/status": STATUS,
+        "var/lib/dpkg/status-old": "x",
+        "usr/share/doc/base-files/copyright": "free",
+        "usr/share/doc/base-files/changelog.gz": "x",
+        "usr/share/man/man1/ls.1.gz": "x",
+        "usr/bin/perl": "ELF",
+    }
+    members = []
+    for name in ("etc", "dev", "var", "var/log", "usr", "usr/bin", "usr/share/doc/base-files"):
+        info = tarfile.TarInfo(f"./{name}")
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        members.append((info, b""))
+    for name, text in files.items():
+        info = tarfile.TarInfo(f"./{name}")
+        info.size, info.mtime, info.mode = len(text), seed, 0o640 if name == "etc/os-release" else 0o644
+        info.gid = 42 if name == "etc/os-release" else 0
+        members.append((info, text.encode()))
+    device, link = tarfile.TarInfo("./dev/null"), tarfile.TarInfo("./bin")
+    device.type = tarfile.CHRTYPE
+    link.type, link.linkname = tarfile.SYMTYPE, "usr/bin"
+    members += [(device, b""), (link, b"")]
+    random.Random(seed).shuffle(members)
+    hard = tarfile.TarInfo("./usr/bin/a-perl")
+    hard.type, hard.linkname = tarfile.LNKTYPE, "./usr/bin/perl"
+    with tarfile.open(path, "w") as archive:
+        for info, content in [*members, (hard, b"")]:
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def archive_state(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Stand in for mmdebstrap and Debian's archive: `version` is its state, `built` how often it was asked."""
+    state = {"version": 1, "built": 0}
+
+    def bootstrap(program: str, suite: str, includes: object, target: Path, observer: Observer) -> None:
+        state["built"] += 1
+        root_tar(target, version=str(state["version"]), seed=state["built"])
+
+    monkeypatch.setattr(debian, "_bootstrap", bootstrap)
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
+    return state
+
+
+def built(cache: Path, wanted: str | None = None) -> tuple[debian.DebianRoot, bool]:
+    return debian_root("bookworm", ("python3",), cache=cache, observer=Observer(), wanted=wanted)
+
+
+@pytest.mark.usefixtures("archive_state")
+def test_machines_that_differ_build_the_same_base(tmp_path: Path) -> None:
+    one, two = built(tmp_path / "one")[0], built(tmp_path / "two")[0]
+    assert one == two
+    assert one.packages == ("base-files=12.4", "libc6=2.36-9")
+    assert one.architecture == "amd64"
+
+
+@pytest.mark.usefixtures("archive_state")
+def test_nothing_of_the_building_machine_is_in_the_base(tmp_path: Path) -> None:
+    path = layer_path(tmp_path, built(tmp_path)[0].layer.diff_id)
+    with tarfile.open(path) as archive:
+        members = {member.name: member for member in archive}
+    assert {name for name, member in members.items() if not member.isdir()} == {
+        "bin",
+        "etc/os-release",
+        "usr/bin/a-perl",
+        "usr/bin/perl",
+        "usr/share/doc/base-files/copyright",
+        "var/lib/dpkg/status",
+    }
+    assert {"dev", "var/log", "etc"} <= members.keys()
+    assert (members["etc/os-release"].mode, members["etc/os-release"].gid) == (0o640, 42)
+    assert members["usr/bin/a-perl"].isreg()
+    assert b"mirror" not in path.read_bytes()
+
+
+def test_a_base_is_built_once_and_kept(tmp_path: Path, archive_state: dict[str, int]) -> None:
+    first, cached = built(tmp_path)
+    assert not cached
+    archive_state["version"] = 2
+    assert built(tmp_path) == (first, True)
+    assert archive_state["built"] == 1
+
+
+def test_the_base_that_a_manifest_names_is_taken_from_the_cache_though_debian_moved_on(
+    tmp_path: Path, archive_state: dict[str, int]
+) -> None:
+    old = built(tmp_path)[0]
+    archive_state["version"] = 2
+    for record in (tmp_path / "bases").glob("debian-*.json"):
+        os.utime(record, (0, 0))
+    new = built(tmp_path, wanted="sha256:" + "0" * 64)[0]
+    assert new.layer.diff_id != old.layer.diff_id
+    assert built(tmp_path, wanted=old.layer.diff_id) == (old, True)
+    assert archive_state["built"] == 2
+
+
+def test_a_base_that_cannot_be_had_is_not_built_over_and_over(tmp_path: Path, archive_state: dict[str, int]) -> None:
+    built(tmp_path)
+    built(tmp_path, wanted="sha256:" + "0" * 64)
+    assert archive_state["built"] == 1, "Debian's archive cannot have changed within minutes"
+
+
+def test_a_lost_base_is_made_again_or_said_to_be_gone(tmp_path: Path, archive_state: dict[str, int]) -> None:
+    root = built(tmp_path)[0]
+    layer_path(tmp_path, root.layer.diff_id).unlink()
+    rebuild_root("bookworm", ("python3",), root.layer, cache=tmp_path, observer=Observer())
+    assert layer_path(tmp_path, root.layer.diff_id).exists()
+    archive_state["version"] = 2
+    with pytest.raises(ImageError, match="has changed since it was built"):
+        rebuild_root("bookworm", ("python3",), root.layer, cache=tmp_path, observer=Observer())
+
+
+def test_without_mmdebstrap_the_user_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImageError, match="needs mmdebstrap") as caught:
+        built(tmp_path)
+    assert "apt install mmdebstrap" in (caught.value.hint or "")
+
+
+def test_a_failing_mmdebstrap_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "mmdebstrap"
+    program.write_text("#!/bin/sh\necho 'I: running' >&2\necho 'E: no such suite' >&2\nexit 25\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ImageError, match=r"could not build Debian bookworm \(exit 25\)") as caught:
+        built(tmp_path / "cache")
+    assert caught.value.details == ("I: running", "E: no such suite")
+    assert not list((tmp_path / "cache").glob(".debian-*"))
+
+
+@pytest.mark.parametrize("suite", ["-x", "a b", "../x", "Book"])
+def test_a_suite_that_could_be_an_option_or_a_path_is_refused(tmp_path: Path, suite: str) -> None:
+    with pytest.raises(ImageError, match="not a Debian suite"):
+        debian_root(suite, (), cache=tmp_path, observer=Observer())
+
+
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def test_a_sites_mirror_is_used_and_third_parties_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "sources.list.d"
+    folder.mkdir()
+    signed = f"Components: main\n contrib\nSigned-By: {_KEYRING}\n\n"
+    (folder / "debian.sources").write_text(
+        "Types: deb deb-src\n# a comment\nURIs: http://m.example/debian\n"
+        f"Suites: bookworm bookworm-updates bookworm-backports\n{signed}"
+        f"Types: deb\nURIs: http://m.example/sec\nSuites: bookworm-security\n{signed}"
+        f"Types: deb\nEnabled: no\nURIs: http://off.example\nSuites: bookworm\n{signed}"
+    )
+    (folder / "other.list").write_text(
+        f"deb [arch=amd64 signed-by={_KEYRING}] http://n.example/debian bookworm main # here\n"
+        "deb [signed-by=/usr/share/keyrings/vendor.gpg] http://vendor.example bookworm main\n"
+        "deb http://unsigned.example bookworm main\n# deb http://comment.example bookworm main\n"
+    )
+    assert debian_sources("bookworm", tmp_path) == (
+        f"deb [signed-by={_KEYRING}] http://n.example/debian bookworm main",
+        f"deb [signed-by={_KEYRING}] http://m.example/debian bookworm main",
+        f"deb [signed-by={_KEYRING}] http://m.example/debian bookworm-updates main",
+        f"deb [signed-by={_KEYRING}] http://m.example/sec bookworm-security main",
+    )
+
+
+def test_a_machine_without_sources_for_the_suite_leaves_the_choice_to_mmdebstrap(tmp_path: Path) -> None:
+    (tmp_path / "sources.list").write_text(f"deb [signed-by={_KEYRING}] http://m.example/debian bookworm main\n")
+    assert debian_sources("trixie", tmp_path) == ()
+    assert debian_sources("bookworm", tmp_path / "missing") == ()
