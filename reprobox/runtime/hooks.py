@@ -1,0 +1,62 @@
+"""Calls a function once a module has been imported, without importing it: what the user does not use is not loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Callable
+
+_waiting: dict[str, list[Callable[[Any], None]]] = {}
+
+
+def after_import(name: str, callback: Callable[[Any], None]) -> None:
+    """Call `callback(module)` right after module `name` was executed, or now if it already was.
+
+    Several callbacks for one module run in the order in which they were registered. The callback handles its own
+    failures: what it raises would reach the user's `import` statement.
+    """
+    if name in sys.modules:
+        callback(sys.modules[name])
+        return
+    _waiting.setdefault(name, []).append(callback)
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+
+
+class _Finder:
+    """Finds nothing itself: lets the other finders find the module, and watches its execution (PEP 451)."""
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in _waiting:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec: ModuleSpec | None = finder.find_spec(name, path, target)
+            if spec is not None:
+                _watch(spec)
+                return spec
+        return None
+
+
+def _watch(spec: ModuleSpec) -> None:
+    loader: Any = spec.loader
+    execute = getattr(loader, "exec_module", None)
+    if execute is None:
+        return
+
+    def exec_module(module: ModuleType) -> None:
+        # The loader's own method comes back first, so that a reload or a copied loader never calls us twice.
+        del loader.exec_module
+        execute(module)
+        for callback in _waiting.pop(spec.name, ()):
+            callback(module)
+
+    with contextlib.suppress(AttributeError):
+        # On the instance, not by a wrapper class: inspect, pkgutil and pickle look at the loader's type.
+        loader.exec_module = exec_module
+
+
+_finder = _Finder()

@@ -1,0 +1,101 @@
+"""Gives every torch DataLoader a seeded generator and seeded workers, whether or not the user's script does."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from types import FrameType
+from typing import Any, Callable
+
+from . import seeding
+
+
+class WorkerSeeder:
+    """The `worker_init_fn` that every DataLoader gets: seeds the worker, then calls the user's own, if any.
+
+    Picklable when the user's is, as `spawn` needs it. `epoch` is set by the main process before workers start.
+    """
+
+    def __init__(self, seed: int, loader: int, rank: int, user: Callable[[int], None] | None) -> None:
+        """Remember which loader of which rank this is for, and the user's own function."""
+        self.seed = seed
+        self.loader = loader
+        self.rank = rank
+        self.user = user
+        self.epoch = -1
+
+    def __call__(self, worker_id: int) -> None:
+        """Seed this worker process. Called by torch in the worker."""
+        seeding.seed_loaded(seeding.worker_seed(self.seed, self.loader, self.epoch, self.rank, worker_id))
+        if self.user is not None:
+            self.user(worker_id)
+
+
+def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
+    """Patch `torch.utils.data.dataloader`, given as `module`. What was done is appended to `log`: where in
+    the user's code loaders were made, how many there, their workers, and what reprobox seeded of them.
+    """
+    loader_class = module.DataLoader
+    original_init = loader_class.__init__
+    original_iter = loader_class.__iter__
+    signature = inspect.signature(original_init)
+    rank = int(os.environ.get("RANK") or 0)
+    made = [0]
+
+    @functools.wraps(original_init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            original_init(self, *args, **kwargs)  # torch's own words for a wrong argument
+            return
+        loader = made[0]
+        made[0] += 1
+        seeded: list[str] = []
+        if bound.arguments.get("generator") is None:
+            torch = sys.modules["torch"]
+            generator = torch.Generator()
+            generator.manual_seed(seeding.shuffle_seed(seed, loader))
+            bound.arguments["generator"] = generator
+            seeded.append("generator")
+        user = bound.arguments.get("worker_init_fn")
+        if isinstance(user, WorkerSeeder):
+            user = user.user  # a loader made from another's attributes, as Accelerate and Lightning do
+        bound.arguments["worker_init_fn"] = WorkerSeeder(seed, loader, rank, user)
+        seeded.append("worker_init_fn")
+        original_init(*bound.args, **bound.kwargs)
+        _note(log, {"where": _caller(), "workers": int(self.num_workers), "seeded": seeded})
+
+    @functools.wraps(original_iter)
+    def __iter__(self: Any) -> Any:
+        if isinstance(self.worker_init_fn, WorkerSeeder):
+            self.worker_init_fn.epoch += 1
+        return original_iter(self)
+
+    loader_class.__init__ = __init__
+    loader_class.__iter__ = __iter__
+
+
+def _note(log: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    """Count an entry like one already there: a loader made anew each epoch must not fill the manifest."""
+    for known in log:
+        if all(known[key] == value for key, value in entry.items()):
+            known["loaders"] += 1
+            return
+    log.append(dict(entry, loaders=1))
+
+
+def _caller() -> str:
+    """Return `file:line` of the nearest caller that is neither torch nor reprobox, relative to the working folder."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    torch = os.path.dirname(os.path.abspath(str(sys.modules["torch"].__file__)))
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        path = os.path.abspath(frame.f_code.co_filename)
+        if not path.startswith((here + os.sep, torch + os.sep)):
+            inside = os.path.relpath(path)
+            return "%s:%d" % (os.path.basename(path) if inside.startswith("..") else inside, frame.f_lineno)
+        frame = frame.f_back
+    return "unknown"

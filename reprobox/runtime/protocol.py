@@ -1,0 +1,31 @@
+"""How the runtime, inside the training process, and the host talk: environment variables and files, nothing else.
+
+The host writes `config.json` into the record folder and names that folder in `REPROBOX_RECORD`; the runtime writes the
+other files there. This module is read on both sides, so it keeps to Python 3.9 and imports nothing.
+
+config.json   {"seed": int, "seed_scheme": 1, "deterministic": bool, "threads": int}
+started-N     empty; one for each Python process in which the runtime started (N is its process ID)
+stream-NNN.records   one stream for each process that recorded, numbered in the order in which they began
+facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
+facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
+
+A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
+The first field is the kind, so that new kinds can be added and unknown ones passed over:
+
+    reprobox-stream  1
+    loss   STEP  OPTIMIZER_STEP  DTYPE  BITS     the scalar on which backward() was called: BITS in hex, big-endian
+    step   OPTIMIZER_STEP  OPTIMIZER             an optimizer stepped (OPTIMIZER numbers them as first seen)
+    end    WEIGHTS                               the process ended normally: sha256 of all optimized parameters, or -
+
+STEP counts the losses of a stream from 0; OPTIMIZER_STEP counts the optimizer steps taken before the record.
+"""
+
+STREAM_VERSION = 1
+RECORD_VARIABLE = "REPROBOX_RECORD"
+CONFIG_FILE = "config.json"
+STARTED_PREFIX = "started-"
+STREAM_PREFIX = "stream-"
+STREAM_SUFFIX = ".records"
+FACTS_PREFIX = "facts-"
+FACTS_SUFFIX = ".json"
+STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

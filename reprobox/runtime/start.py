@@ -1,0 +1,51 @@
+"""Switches the runtime on: reads what the host asked for, seeds, and waits for torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Callable
+
+from . import determinism, hooks, loaders, protocol, seeding
+from .recorder import Recorder
+
+_ROOT_VARIABLE = "REPROBOX_ROOT"
+_started: list[Recorder] = []
+
+
+def start() -> None:
+    """Start the runtime in this process, once. Called by `sitecustomize` before the user's program."""
+    if _started:
+        return
+    folder = os.environ[protocol.RECORD_VARIABLE]
+    with open(os.path.join(folder, protocol.CONFIG_FILE), encoding="utf-8") as handle:
+        config = json.load(handle)
+    seed = config["seed"]
+    # A child process inherits the variable and so knows that it is not the program itself, which reports facts even
+    # when it trains nothing.
+    root = _ROOT_VARIABLE not in os.environ
+    os.environ.setdefault(_ROOT_VARIABLE, str(os.getpid()))
+    if root:
+        with open(os.path.join(folder, protocol.STARTED_PREFIX + str(os.getpid())), "w", encoding="utf-8"):
+            pass
+    recorder = Recorder(folder, root)
+    _started.append(recorder)
+
+    def guarded(function: Callable[..., None], *arguments: Any) -> Callable[[Any], None]:
+        def callback(module: Any) -> None:
+            try:
+                function(module, *arguments)
+            except Exception as error:  # never into the user's import
+                recorder.warn("%s: %s: %s" % (module.__name__, type(error).__name__, error))
+
+        return callback
+
+    hooks.after_import("random", guarded(seeding.seed_random, seed))
+    hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
+    hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
+    hooks.after_import("torch", guarded(seeding.seed_torch, seed))
+    hooks.after_import("torch", guarded(determinism.apply, config["deterministic"]))
+    hooks.after_import("torch", guarded(recorder.attach))
+    if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
+        recorder.warn("PYTHONHASHSEED was taken away before Python started: the order of sets is not reproducible")
