@@ -1,0 +1,241 @@
+"""The docker engine: programs in containers, images in the engine's store. Only this module knows the docker SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reprobox.engines.docker_calls import DockerLostError, DockerRefusedError, remove
+from reprobox.engines.docker_doctor import Check, examine, unavailable
+from reprobox.engines.docker_images import DockerImages
+from reprobox.engines.docker_plan import (
+    OWNER_LABEL,
+    container_name,
+    container_user,
+    gpu_access,
+    image_path,
+    limits_ignored,
+    plan_to_container,
+)
+from reprobox.engines.docker_run import ContainerExecution, lent, running
+from reprobox.engines.interface import EngineInfo, Plan
+from reprobox.engines.owner import is_gone, this_process
+from reprobox.engines.targets import mount_points
+from reprobox.errors import EngineError, EngineUnavailableError
+
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
+
+# Whether an engine answers at all is known soon; loading an image of many gigabytes takes its time.
+_GREETING_SECONDS = 10
+_ANSWER_SECONDS = 1800
+
+
+class Connection:
+    """A connection to a daemon (see `docker_calls.Calls`); `address` is where it answers."""
+
+    def __init__(self) -> None:
+        """Connect. Raises EngineUnavailableError, with what to do, when no daemon answers."""
+        self.api, self.address = _connect()
+        self._facts: Mapping[str, Any] | None = None
+        # The SDK leaves its sockets to the garbage collector, which complains about them.
+        weakref.finalize(self, self.api.close)
+
+    @contextlib.contextmanager
+    def asking(self, doing: str) -> Iterator[None]:
+        """Turn every error of the SDK inside into a DockerRefusedError or a DockerLostError that names `doing`."""
+        # Both take about 0.1 s to import, and only this engine needs them.
+        import requests
+        import urllib3
+        from docker import errors
+
+        try:
+            yield
+        except errors.APIError as error:
+            words = str(error.explanation or error).strip()
+            raise DockerRefusedError(doing, status=error.status_code, words=words) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, errors.DockerException, OSError) as error:
+            raise DockerLostError(
+                f"the Docker engine at {self.address} stopped answering while {doing}: {_cause(error)[1]}",
+                hint="Is Docker still running? `docker info` tells.",
+            ) from error
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return the daemon's answer to `GET /info`, asked once."""
+        if self._facts is None:
+            with self.asking("asking what it is"):
+                self._facts = self.api.info()
+        return self._facts
+
+    def answers(self) -> bool:
+        """Say whether the daemon takes new connections still, and not only serves those that it has."""
+        try:
+            client, address = _connect()
+        except EngineUnavailableError:
+            return False
+        client.close()
+        return address == self.address
+
+
+def _endpoints() -> list[dict[str, Any]]:
+    """Return where a daemon may listen, in the order to try, as arguments for the SDK's client.
+
+    DOCKER_HOST, if set, excludes everything else; then the docker command's current context, then a rootless engine's
+    socket. Source: https://docs.docker.com/engine/security/protect-access/ and /engine/security/rootless/.
+    """
+    # Takes about 0.1 s to import, and only this engine needs it.
+    from docker.context import ContextAPI
+    from docker.utils import kwargs_from_env
+
+    if os.environ.get("DOCKER_HOST"):
+        return [dict(kwargs_from_env())]
+    endpoint: dict[str, Any] = {"base_url": DEFAULT_ADDRESS}
+    with contextlib.suppress(Exception):  # a context that cannot be read is the docker command's affair
+        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
+        if context is not None and context.Name != "default" and context.Host:
+            endpoint = {"base_url": context.Host, "tls": context.TLSConfig or False}
+    found = [endpoint]
+    rootless = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "docker.sock"
+    if rootless.is_socket():
+        found.append({"base_url": f"unix://{rootless}"})
+    return found
+
+
+def _connect() -> tuple[Any, str]:
+    """Return a client whose daemon has answered, and its address."""
+    # Takes about 0.1 s to import, and only this engine needs it.
+    import docker
+
+    failures: list[tuple[str, BaseException]] = []
+    try:
+        endpoints = _endpoints()
+    except Exception as error:  # for instance DOCKER_TLS_VERIFY without the certificates
+        raise _nobody([(os.environ.get("DOCKER_HOST", ""), error)]) from error
+    for endpoint in endpoints:
+        address = os.environ.get("DOCKER_HOST") or endpoint["base_url"]
+        try:
+            _knock(address)
+            client = docker.APIClient(**endpoint, version="auto", timeout=_GREETING_SECONDS)
+        except Exception as error:
+            # Whatever the SDK makes of an address that it cannot use, the fact is that no engine answers there.
+            failures.append((address, error))
+            continue
+        client.timeout = _ANSWER_SECONDS
+        return client, address
+    raise _nobody(failures) from failures[0][1]
+
+
+def _knock(address: str) -> None:
+    """Connect to a socket and close it again: the SDK would leave one unclosed that it cannot connect."""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(_GREETING_SECONDS)
+            door.connect(address.removeprefix("unix://"))
+
+
+def _cause(error: BaseException) -> tuple[int | None, str]:
+    """Return the number and the words of the operating system's error in the depths of `error`, else its own words."""
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        current = pending.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno is not None and current.strerror:
+            return current.errno, current.strerror.lower()
+        pending += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+    return None, str(error)
+
+
+def _nobody(failures: list[tuple[str, BaseException]]) -> EngineUnavailableError:
+    address, error = failures[0]
+    number, words = _cause(error)
+    if number in (errno.EACCES, errno.EPERM):
+        hint = "Add yourself to the group docker (`sudo usermod -aG docker $USER`) and log in again."
+    elif os.environ.get("DOCKER_HOST"):
+        hint = f"DOCKER_HOST is set to {address}: start the engine there, correct the variable or unset it."
+    else:
+        hint = (
+            "Start Docker (`sudo systemctl start docker`), or install it: https://docs.docker.com/engine/install/. If "
+            "it listens elsewhere, set DOCKER_HOST. Without Docker, `--engine local` runs in a virtual environment."
+        )
+    others = tuple(f"nor at {other}: {_cause(failure)[1]}" for other, failure in failures[1:])
+    return EngineUnavailableError(f"no Docker engine answers at {address}: {words}", details=others, hint=hint)
+
+
+class DockerEngine(DockerImages):
+    """Implements Engine and ImageStore over a Docker daemon."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        """Connect to the daemon. Raises EngineUnavailableError, with what to do, when none answers."""
+        self._connection = Connection()
+        super().__init__(self._connection)
+
+    def info(self) -> EngineInfo:
+        """Say what this engine is. Raises EngineError when the daemon does not answer any more."""
+        facts = self._connection.facts()
+        return EngineInfo(kind=self.name, version=str(facts["ServerVersion"]), gpu_access=gpu_access(facts))
+
+    def limits_ignored(self, plan: Plan) -> tuple[str, ...]:
+        """Say which limits of `plan` this engine cannot keep, a sentence each."""
+        return limits_ignored(plan, self._connection.facts())
+
+    @contextlib.contextmanager
+    def start(self, plan: Plan) -> Iterator[ContainerExecution]:
+        """Start the program in a container; on leaving the container is gone, whichever way the context is left.
+
+        The program runs as the caller; where that is root, as an unprivileged user to whom `plan.work` and
+        `plan.record` are lent. Raises EngineError: image not there, data in the way, GPUs not to be had, daemon lost.
+        """
+        facts = self._connection.facts()
+        image = self.find_image(plan.environment)
+        if image is None:
+            raise EngineError(f"the image is not in the Docker engine: {plan.environment}")
+        image_env = tuple(image.config.get("Env", ()))
+        user = container_user(facts)
+        config = plan_to_container(plan, info=facts, image_env=image_env, owner=this_process(), user=user)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mount_points(plan.work, plan.data))
+            stack.enter_context(lent((plan.work, plan.record), user))
+            yield stack.enter_context(
+                running(
+                    self._connection,
+                    container_name(plan.run_id),
+                    config,
+                    memory=plan.memory,
+                    path=f"/opt/env/bin:{image_path(image_env)}",
+                )
+            )
+
+    def sweep(self) -> list[str]:
+        """Remove the containers of reprobox processes that are gone; return their names.
+
+        Where it cannot be told whether a process lives (see `owner.is_gone`), its container stays until it has ended.
+        """
+        with self._connection.asking("looking for leftovers"):
+            found = self._connection.api.containers(all=True, filters={"label": [OWNER_LABEL]})
+        removed = []
+        for container in found:
+            gone = is_gone(container["Labels"][OWNER_LABEL])
+            if gone or (gone is None and container["State"] in ("exited", "dead")):
+                name = container["Names"][0].lstrip("/") if container["Names"] else container["Id"][:12]
+                if remove(self._connection, name):
+                    removed.append(name)
+        return removed
+
+
+def diagnose() -> list[Check]:
+    """Check the Docker engine for `reprobox doctor`: whether it answers, its storage, disk, limits, mounts and GPUs."""
+    try:
+        connection = Connection()
+        return examine(connection, connection.address)
+    except EngineError as error:
+        return unavailable(error)

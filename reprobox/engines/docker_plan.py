@@ -1,0 +1,222 @@
+"""What the docker engine asks its daemon for: from a Plan to the body of `POST /containers/create`, without a daemon.
+
+Field names and meanings: Docker Engine API v1.41, https://docs.docker.com/reference/api/engine/version/v1.41/.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reprobox.engines.interface import Plan
+from reprobox.errors import EngineError
+from reprobox.runtime.protocol import RECORD_VARIABLE
+
+ENVIRONMENT_PREFIX = "/opt/env"
+WORK_FOLDER = "/work"
+RECORD_FOLDER = "/reprobox/record"
+SITE_FOLDER = "/reprobox/site"
+TEMPORARY_FOLDER = "/tmp"
+
+RUN_LABEL = "org.reprobox.run"
+OWNER_LABEL = "org.reprobox.owner"
+
+# Who the program is when the caller is root: the first ordinary user of common distributions, so without any right.
+UNPRIVILEGED = (1000, 1000)
+
+# Threads count as well: eight loader workers with a dozen threads each stay far below, a fork bomb does not.
+PIDS_LIMIT = 4096
+
+# What a container gets that names no PATH: Docker's own default (moby, oci/defaults.go).
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuChoice:
+    """How GPUs reach a program: `access` as recorded (`none`, `toolkit`, `cdi`), and the parts of HostConfig for it."""
+
+    access: str = "none"
+    host_config: Mapping[str, Any]
+
+
+def gpu_access(info: Mapping[str, Any]) -> str:
+    """Return how this daemon (its answer to `GET /info`) can pass NVIDIA GPUs: `toolkit`, `cdi` or `none`.
+
+    Source: NVIDIA Container Toolkit, installation guide (runtime `nvidia`) and CDI support (`nvidia.com/gpu`).
+    """
+    if "nvidia" in (info.get("Runtimes") or {}):
+        return "toolkit"
+    devices = info.get("DiscoveredDevices") or ()
+    if any(str(device.get("ID", "")).startswith("nvidia.com/gpu") for device in devices):
+        return "cdi"
+    return "none"
+
+
+def choose_gpus(wanted: str, info: Mapping[str, Any]) -> GpuChoice:
+    """Decide how the GPUs that a plan wants (`none`, `all`, `0,1`) are passed by the daemon that answered `info`.
+
+    Raises EngineError when GPUs are wanted and the daemon cannot pass any, or when `wanted` cannot be read.
+    """
+    if wanted == "none":
+        return GpuChoice(host_config={})
+    if wanted != "all" and not re.fullmatch(r"\d+(,\d+)*", wanted):
+        raise EngineError(f"gpus: {wanted!r} names no GPUs", details=("expected: none, all or indices such as 0,1",))
+    access = gpu_access(info)
+    if access == "none":
+        raise EngineError(
+            f"GPUs are asked for ({wanted}), but this Docker engine cannot pass any",
+            details=("looked for: the runtime `nvidia`, and CDI devices `nvidia.com/gpu`",),
+            hint="Install the NVIDIA Container Toolkit, run `sudo nvidia-ctk runtime configure --runtime=docker` and "
+            "restart Docker; or use `--engine local`; or ask for no GPUs.",
+        )
+    indices = [] if wanted == "all" else wanted.split(",")
+    if access == "cdi":
+        names = [f"nvidia.com/gpu={index}" for index in indices or ["all"]]
+        request: dict[str, Any] = {"Driver": "cdi", "DeviceIDs": names}
+    else:
+        request = {"Driver": "nvidia", "Capabilities": [["gpu", "compute", "utility"]]}
+        request |= {"DeviceIDs": indices} if indices else {"Count": -1}
+    return GpuChoice(access=access, host_config={"DeviceRequests": [request]})
+
+
+def container_name(run_id: str) -> str:
+    """Return a name for a container: allowed characters only, and never the same twice."""
+    return f"reprobox-{re.sub(r'[^A-Za-z0-9_.-]+', '-', run_id)}-{secrets.token_hex(4)}"
+
+
+def container_user(info: Mapping[str, Any], caller: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return the user and group that the program runs as in a container of the daemon that answered `info`.
+
+    It is the caller, so that files are the caller's on both sides; an unprivileged user where the caller is root. In a
+    rootless engine 0 stands for the (ordinary) user whose engine it is, and every other number for nobody of this
+    machine, so there it is 0. Source: https://docs.docker.com/engine/security/rootless/.
+    """
+    if any(option == "name=rootless" for option in info.get("SecurityOptions") or ()):
+        return (0, 0)
+    user, group = caller or (os.getuid(), os.getgid())
+    return UNPRIVILEGED if user == 0 else (user, group)
+
+
+def image_path(image_env: Sequence[str]) -> str:
+    """Return the PATH among an image's `NAME=value` lines, or Docker's default."""
+    found = [line.partition("=")[2] for line in image_env if line.startswith("PATH=")]
+    return found[-1] if found else DEFAULT_PATH
+
+
+def program_environment(plan: Plan, image_env: Sequence[str]) -> dict[str, str]:
+    """Return the variables that a program sees beside those of its image."""
+    return {
+        **plan.env,
+        "PATH": f"{ENVIRONMENT_PREFIX}/bin:{image_path(image_env)}",
+        "HOME": TEMPORARY_FOLDER,
+        "TMPDIR": TEMPORARY_FOLDER,
+        "PYTHONPATH": SITE_FOLDER,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        RECORD_VARIABLE: RECORD_FOLDER,
+    }
+
+
+def labels(run_id: str, owner: str) -> dict[str, str]:
+    """Return the labels by which `sweep` knows a container and the process that it belongs to."""
+    return {RUN_LABEL: run_id, OWNER_LABEL: owner}
+
+
+def _confinement(memory: int | None, user: tuple[int, int]) -> dict[str, Any]:
+    """Return the parts of HostConfig that hold for every container: no rights, no log on disk, nothing writable."""
+    # In memory like /dev/shm, and counted towards the memory limit: half of that, the kernel's own rule for a machine.
+    size = f",size={memory // 2}" if memory else ""
+    return {
+        "Init": True,
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": PIDS_LIMIT,
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        # With an owner, because runc gives the mount the mode of the image's own folder instead of the one asked for.
+        "Tmpfs": {TEMPORARY_FOLDER: f"rw,exec,nosuid,nodev,mode=1777,uid={user[0]},gid={user[1]}{size}"},
+        # Output is read from an attached stream as it comes; a log would keep it a second time on the engine's disk.
+        "LogConfig": {"Type": "none", "Config": {}},
+    }
+
+
+def _bind(source: object, target: str, *, read_only: bool) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
+
+
+def plan_to_container(
+    plan: Plan, *, info: Mapping[str, Any], image_env: Sequence[str], owner: str, user: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the body of the create request for `plan` at the daemon that answered `info`.
+
+    Raises EngineError when GPUs are wanted and cannot be had.
+    """
+    host_config = _confinement(plan.memory, user) | {
+        "NetworkMode": "bridge" if plan.network else "none",
+        "Mounts": [
+            _bind(plan.work.absolute(), WORK_FOLDER, read_only=False),
+            _bind(plan.record.absolute(), RECORD_FOLDER, read_only=False),
+            _bind(plan.site.absolute(), SITE_FOLDER, read_only=True),
+            *(_bind(m.source.resolve(), f"{WORK_FOLDER}/{m.target}", read_only=True) for m in plan.data),
+        ],
+        **choose_gpus(plan.gpus, info).host_config,
+    }
+    if plan.memory is not None and info.get("MemoryLimit", True):
+        # Swap equal to memory means no swap at all: a training that pages is a training that hangs.
+        host_config |= {"Memory": plan.memory, "MemorySwap": plan.memory}
+    if plan.shm is not None:
+        host_config["ShmSize"] = plan.shm
+    if plan.cpus is not None and plan.cpus <= info.get("NCPU", 0) and info.get("CpuCfsQuota", True):
+        # A daemon refuses more than it has; the number of threads, which is part of the bits, holds all the same.
+        host_config["NanoCpus"] = plan.cpus * 10**9
+    environment = program_environment(plan, image_env)
+    if plan.gpus == "none" and "nvidia" in (info.get("Runtimes") or {}):
+        # Where `nvidia` is the default runtime, CUDA images ask for every GPU themselves.
+        environment["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return _request(plan.environment, plan.command, user) | {
+        "WorkingDir": WORK_FOLDER,
+        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "Labels": labels(plan.run_id, owner),
+        "HostConfig": host_config,
+    }
+
+
+def once_to_container(image: str, command: tuple[str, ...], *, owner: str, user: tuple[int, int]) -> dict[str, Any]:
+    """Return the body of the create request for one command in `image`, with no network and nothing mounted."""
+    return _request(image, command, user) | {
+        "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}"],
+        "Labels": labels("once", owner),
+        "HostConfig": _confinement(None, user) | {"NetworkMode": "none"},
+    }
+
+
+def _request(image: str, command: tuple[str, ...], user: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "Image": image,
+        # As the entry point, so that an image's own entry point does not come before the command.
+        "Entrypoint": list(command),
+        "Cmd": [],
+        # Nothing of the image's own runs beside the program and takes time from it.
+        "Healthcheck": {"Test": ["NONE"]},
+        "User": f"{user[0]}:{user[1]}",
+        "Hostname": "reprobox",
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+        "OpenStdin": False,
+        "StopTimeout": 1,
+    }
+
+
+def limits_ignored(plan: Plan, info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which limits of `plan` the daemon that answered `info` cannot keep, a sentence each."""
+    ignored = []
+    if plan.memory is not None and not info.get("MemoryLimit", True):
+        ignored.append("this Docker engine cannot limit memory, so the memory limit is not kept")
+    if plan.cpus is not None and plan.cpus > info.get("NCPU", 0):
+        ignored.append(f"{plan.cpus} threads run on the {info.get('NCPU')} CPUs that this Docker engine has")
+    return tuple(ignored)

@@ -1,0 +1,92 @@
+"""What an engine is: something that executes a Plan and leaves nothing behind. It knows nothing of manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataMount:
+    """One data file or folder: `source` on this machine appears read-only at `target`, relative to the work folder."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything an engine needs to execute one training program.
+
+    All paths are on this machine; the engine decides where the program sees them. `work` is writable and the current
+    folder, `record` is writable and where the runtime writes, `site` is read-only and holds the runtime
+    (`sitecustomize.py` and `reprobox/runtime/`). The engine itself sets `PATH`, `HOME`, `TMPDIR`, `PYTHONPATH` (to
+    `site`) and `REPROBOX_RECORD` (to `record`) as the program sees them; `env` holds everything else, and nothing of
+    the caller's environment leaks in beside it. `environment` is the engine's name for what `prepare` made: an image ID
+    or the path of a virtual environment. `memory` and `shm` are bytes; `gpus` is `none`, `all` or indices (`0,1`).
+    """
+
+    run_id: str
+    command: tuple[str, ...]
+    environment: str
+    work: Path
+    record: Path
+    site: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[DataMount, ...] = ()
+    gpus: str = "none"
+    cpus: int | None = None
+    memory: int | None = None
+    shm: int | None = None
+    network: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """The engine as recorded: `kind` is its name, `version` its own, `gpu_access` how GPUs reach the program."""
+
+    kind: str
+    version: str
+    gpu_access: str = "none"
+
+
+class Execution(Protocol):
+    """One program under way.
+
+    `note` is None until it is known why a program was cut off or never began: `killed: out of memory (limit 8 GiB)`.
+    """
+
+    note: str | None
+
+    def pump(self, output: Callable[[str, bytes], None], tick: Callable[[], None], interval: float = 0.2) -> int:
+        """Pass on what the program writes (`stdout` or `stderr`, bytes) until it ends; return its exit status.
+
+        `tick` is called about every `interval` seconds in the caller's thread and may raise to end the program early.
+        Raises EngineError when the engine dies under the program. A death by signal N is returned as 128 + N.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A place where programs run; `name` is the key in `engines.ENGINES`."""
+
+    name: str
+
+    def info(self) -> EngineInfo:
+        """Say what this engine is. Raises EngineUnavailableError when it does not answer."""
+        ...
+
+    def limits_ignored(self, plan: Plan) -> tuple[str, ...]:
+        """Say which limits of `plan` this engine cannot keep, a sentence each, for warnings."""
+        ...
+
+    def start(self, plan: Plan) -> AbstractContextManager[Execution]:
+        """Start the program. On leaving the context whatever was started is gone, whichever way it is left."""
+        ...
+
+    def sweep(self) -> list[str]:
+        """Remove what killed reprobox processes left behind; return the names of what was removed."""
+        ...

@@ -1,0 +1,208 @@
+"""From a plan to what the Docker daemon is asked for, without a daemon."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reprobox.engines.docker_plan import (
+    OWNER_LABEL,
+    RUN_LABEL,
+    choose_gpus,
+    container_name,
+    container_user,
+    gpu_access,
+    image_path,
+    limits_ignored,
+    once_to_container,
+    plan_to_container,
+)
+from reprobox.engines.interface import DataMount, Plan
+from reprobox.errors import EngineError
+
+INFO: dict[str, Any] = {"NCPU": 4, "MemoryLimit": True, "CpuCfsQuota": True, "Runtimes": {"runc": {}}}
+TOOLKIT = INFO | {"Runtimes": {"runc": {}, "nvidia": {}}}
+CDI = INFO | {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]}
+
+
+def make_plan(**changes: Any) -> Plan:
+    fields: dict[str, Any] = {
+        "run_id": "digits-0007",
+        "command": ("python", "train.py"),
+        "environment": "sha256:abc",
+        "work": Path("/runs/w"),
+        "record": Path("/runs/r"),
+        "site": Path("/runs/s"),
+    }
+    return Plan(**fields | changes)
+
+
+def body(info: dict[str, Any] | None = None, image_env: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    return plan_to_container(
+        make_plan(**changes), info=info or INFO, image_env=image_env, owner="1:2:3:4", user=(1234, 1235)
+    )
+
+
+def host(**changes: Any) -> dict[str, Any]:
+    config: dict[str, Any] = body(**changes)["HostConfig"]
+    return config
+
+
+def environment(**changes: Any) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in body(**changes)["Env"])
+
+
+def test_the_container_is_confined() -> None:
+    config = host()
+    assert config["ReadonlyRootfs"] is True
+    assert config["CapDrop"] == ["ALL"]
+    assert config["SecurityOpt"] == ["no-new-privileges"]
+    assert config["NetworkMode"] == "none"
+    assert 0 < config["PidsLimit"] < 2**15
+    assert config["Ulimits"] == [{"Name": "core", "Soft": 0, "Hard": 0}]
+    assert "Privileged" not in config and "Binds" not in config
+
+
+def test_a_network_is_there_only_when_wanted() -> None:
+    assert host(network=True)["NetworkMode"] == "bridge"
+
+
+def test_the_program_runs_as_the_user_in_the_work_folder_whatever_the_image_says() -> None:
+    asked = body()
+    assert (asked["User"], asked["WorkingDir"], asked["Hostname"]) == ("1234:1235", "/work", "reprobox")
+    assert (asked["Entrypoint"], asked["Cmd"]) == (["python", "train.py"], [])
+    assert asked["Image"] == "sha256:abc"
+    assert asked["Healthcheck"] == {"Test": ["NONE"]}
+
+
+def test_only_work_and_record_can_be_written() -> None:
+    data = (DataMount(source=Path("/somewhere/digits"), target="data/digits"),)
+    mounts = {mount["Target"]: mount for mount in host(data=data)["Mounts"]}
+    assert {target for target, mount in mounts.items() if not mount["ReadOnly"]} == {"/work", "/reprobox/record"}
+    assert mounts["/reprobox/site"]["Source"] == "/runs/s"
+    assert mounts["/work/data/digits"] == {
+        "Type": "bind",
+        "Source": "/somewhere/digits",
+        "Target": "/work/data/digits",
+        "ReadOnly": True,
+    }
+
+
+def test_the_environment_is_the_plans_and_the_engines() -> None:
+    seen = environment(env={"OMP_NUM_THREADS": "2", "HOME": "/root"}, image_env=("PATH=/conda/bin:/bin", "X=1"))
+    assert seen == {
+        "OMP_NUM_THREADS": "2",
+        "PATH": "/opt/env/bin:/conda/bin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "PYTHONPATH": "/reprobox/site",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "REPROBOX_RECORD": "/reprobox/record",
+    }
+
+
+def test_an_image_without_a_path_has_dockers() -> None:
+    assert image_path(("HOME=/x",)) == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def test_memory_is_limited_without_swap_and_bounds_the_temporary_folder() -> None:
+    config = host(memory=2**30, shm=2**20)
+    assert config["Memory"] == config["MemorySwap"] == 2**30
+    assert config["ShmSize"] == 2**20
+    assert f"size={2**29}" in config["Tmpfs"]["/tmp"]
+
+
+def test_no_limits_are_set_that_were_not_asked_for() -> None:
+    assert not {"Memory", "MemorySwap", "ShmSize", "NanoCpus", "DeviceRequests"} & set(host())
+
+
+def test_the_temporary_folder_belongs_to_the_user_and_may_hold_programs() -> None:
+    options = host()["Tmpfs"]["/tmp"].split(",")
+    assert {"exec", "nosuid", "nodev", "mode=1777", "uid=1234", "gid=1235"} <= set(options)
+
+
+def test_cpus_are_limited_only_to_what_the_engine_has() -> None:
+    assert host(cpus=2)["NanoCpus"] == 2 * 10**9
+    assert "NanoCpus" not in host(cpus=5)
+    assert "NanoCpus" not in host(cpus=2, info=INFO | {"CpuCfsQuota": False})
+
+
+def test_limits_that_the_engine_cannot_keep_are_said() -> None:
+    assert limits_ignored(make_plan(cpus=4, memory=1), INFO) == ()
+    said = limits_ignored(make_plan(cpus=5, memory=1), INFO | {"MemoryLimit": False})
+    assert [sentence for sentence in said if "memory" in sentence]
+    assert [sentence for sentence in said if "5 threads" in sentence]
+
+
+def test_the_labels_name_run_and_owner() -> None:
+    assert body()["Labels"] == {RUN_LABEL: "digits-0007", OWNER_LABEL: "1:2:3:4"}
+
+
+def test_no_log_is_kept_by_the_engine() -> None:
+    assert host()["LogConfig"]["Type"] == "none"
+
+
+def test_a_command_run_once_has_nothing_mounted_and_no_network() -> None:
+    config = once_to_container("image", ("true",), owner="o", user=(1, 1))["HostConfig"]
+    assert config["NetworkMode"] == "none" and "Mounts" not in config and config["CapDrop"] == ["ALL"]
+
+
+class TestGpus:
+    def test_none_asks_for_none(self) -> None:
+        assert choose_gpus("none", TOOLKIT).host_config == {}
+        assert choose_gpus("none", TOOLKIT).access == "none"
+
+    def test_none_keeps_them_from_an_image_that_asks_itself(self) -> None:
+        assert environment(info=TOOLKIT)["NVIDIA_VISIBLE_DEVICES"] == "void"
+        assert "NVIDIA_VISIBLE_DEVICES" not in environment(info=TOOLKIT, gpus="all")
+
+    def test_the_toolkit_passes_all_or_some(self) -> None:
+        asked = choose_gpus("all", TOOLKIT)
+        assert asked.access == "toolkit"
+        (request,) = asked.host_config["DeviceRequests"]
+        assert (request["Driver"], request["Count"]) == ("nvidia", -1)
+        assert "gpu" in request["Capabilities"][0]
+        (request,) = choose_gpus("0,3", TOOLKIT).host_config["DeviceRequests"]
+        assert request["DeviceIDs"] == ["0", "3"] and "Count" not in request
+
+    def test_cdi_names_devices(self) -> None:
+        assert choose_gpus("all", CDI).access == "cdi"
+        (request,) = choose_gpus("0,3", CDI).host_config["DeviceRequests"]
+        assert request == {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0", "nvidia.com/gpu=3"]}
+        (request,) = choose_gpus("all", CDI).host_config["DeviceRequests"]
+        assert request["DeviceIDs"] == ["nvidia.com/gpu=all"]
+
+    def test_an_engine_that_can_pass_none_is_an_error_with_a_hint(self) -> None:
+        with pytest.raises(EngineError, match="cannot pass any") as caught:
+            body(gpus="all")
+        assert caught.value.hint is not None and "NVIDIA Container Toolkit" in caught.value.hint
+
+    @pytest.mark.parametrize("wanted", ["", "two", "0,", "0 1", "-1", "0,all"])
+    def test_what_names_no_gpus_is_refused(self, wanted: str) -> None:
+        with pytest.raises(EngineError, match="names no GPUs"):
+            choose_gpus(wanted, TOOLKIT)
+
+    def test_access_is_told_from_the_engines_own_words(self) -> None:
+        assert [gpu_access(info) for info in (INFO, TOOLKIT, CDI, {})] == ["none", "toolkit", "cdi", "none"]
+
+
+class TestUser:
+    def test_it_is_the_caller(self) -> None:
+        assert container_user(INFO, (501, 20)) == (501, 20)
+
+    def test_it_is_never_root(self) -> None:
+        assert container_user(INFO, (0, 0)) == (1000, 1000)
+
+    def test_in_a_rootless_engine_root_stands_for_the_caller(self) -> None:
+        info = INFO | {"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]}
+        assert container_user(info, (501, 20)) == (0, 0)
+
+
+def test_container_names_are_allowed_and_never_the_same() -> None:
+    names = {container_name("my run/ü:7") for _ in range(20)}
+    assert len(names) == 20
+    assert all(re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name) for name in names)
