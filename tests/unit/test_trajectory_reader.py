@@ -1,0 +1,156 @@
+"""What the runtime wrote is read as it grows; whatever else lies in the record folder does no harm."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reprobox.runtime.protocol import STREAM_HEADER
+from reprobox.trajectory import StreamTail, read_streams
+from reprobox.trajectory.reader import _Stream
+
+WEIGHTS = "ab" * 32
+GOOD = (
+    STREAM_HEADER
+    + "loss\t0\t0\tfloat32\t3dcccccd\nstep\t0\t0\nloss\t1\t1\tfloat32\t3dccccce\nstep\t1\t0\n"
+    + f"end\t{WEIGHTS}\n"
+)
+
+
+def write(record: Path, text: str, number: int = 0) -> Path:
+    path = record / f"stream-{number:03d}.records"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_whole_stream_is_read_with_steps_weights_and_end(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    (stream,) = read_streams(tmp_path)
+    assert [(one.step, one.optimizer_step, one.dtype, one.bits) for one in stream.losses] == [
+        (0, 0, "float32", "3dcccccd"),
+        (1, 1, "float32", "3dccccce"),
+    ]
+    assert (stream.optimizer_steps, stream.weights, stream.complete) == (2, f"sha256:{WEIGHTS}", True)
+    assert stream.damage is None
+
+
+def test_a_folder_without_streams_or_no_folder_gives_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert read_streams(tmp_path) == ()
+    assert read_streams(tmp_path / "missing") == ()
+
+
+def test_streams_are_sorted_by_number_beyond_three_digits(tmp_path: Path) -> None:
+    for number in (1000, 2, 999):
+        write(tmp_path, STREAM_HEADER + f"loss\t0\t0\tbfloat16\t{number:04x}\nend\t-\n", number)
+    assert [stream.losses[0].bits for stream in read_streams(tmp_path)] == ["0002", "03e7", "03e8"]
+
+
+def test_unknown_kinds_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace("step\t0", "gradient\t0\tsha256:00\nstep\t0"))
+    (stream,) = read_streams(tmp_path)
+    assert stream.complete
+    assert len(stream.losses) == 2
+
+
+def test_a_half_written_last_line_waits_for_its_newline(tmp_path: Path) -> None:
+    write(tmp_path, STREAM_HEADER + "loss\t0\t0\tfloat32\t3dcccccd\nloss\t1\t1\tfloat32\t3dcc")
+    (stream,) = read_streams(tmp_path)
+    assert len(stream.losses) == 1
+    assert not stream.complete
+    assert stream.damage is None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("loss\t1\t1\tfloat32\t3dcc", "not the bits of a float32"),
+        ("loss\t1\t1\tfloat32\t3DCCCCCD", "not the bits of a float32"),
+        ("loss\t1\t1\tint8\t00", "unknown dtype 'int8'"),
+        ("loss\t2\t1\tfloat32\t3dcccccd", "loss 2 where loss 1 was expected"),
+        ("loss\t1\t-1\tfloat32\t3dcccccd", "not a loss record"),
+        ("loss\t1", "not a loss record"),
+        ("step\tx\t0", "not a step record"),
+        ("end\tabc", "not an end record"),
+        ("\xff", "not UTF-8"),
+        ("x" * 70_000, "longer than"),
+    ],
+)
+def test_a_damaged_line_ends_the_stream_there_and_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = write(tmp_path, "")
+    path.write_bytes(
+        (STREAM_HEADER + "loss\t0\t0\tfloat32\t3dcccccd\n").encode() + line.encode("latin-1") + b"\nend\t-\n"
+    )
+    (stream,) = read_streams(tmp_path)
+    assert len(stream.losses) == 1
+    assert not stream.complete
+    assert stream.damage is not None
+    assert stream.damage.startswith("stream-000.records, line 3: ")
+    assert problem in stream.damage
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("reprobox-stream\t2\nend\t-\n", "stream version '2', this reprobox reads 1"),
+        ("hello\n", "not a reprobox stream"),
+        (GOOD + "loss\t2\t2\tfloat32\t3dcccccd\n", "a record after the end"),
+        (STREAM_HEADER + "x" * 3_000_000, "longer than"),
+    ],
+)
+def test_a_file_that_is_no_stream_of_this_version_says_so(tmp_path: Path, text: str, problem: str) -> None:
+    write(tmp_path, text)
+    (stream,) = read_streams(tmp_path)
+    assert stream.damage is not None
+    assert problem in stream.damage
+    assert not stream.complete
+    assert stream.weights is None
+
+
+def test_optimizer_steps_that_fall_are_damage(tmp_path: Path) -> None:
+    write(tmp_path, STREAM_HEADER + "loss\t0\t5\tfloat32\t3dcccccd\nloss\t1\t4\tfloat32\t3dcccccd\n")
+    (stream,) = read_streams(tmp_path)
+    assert stream.damage == "stream-000.records, line 3: optimizer step 4 after 5"
+
+
+def test_links_and_pipes_that_the_program_planted_are_not_opened(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text(GOOD)
+    record = tmp_path / "record"
+    record.mkdir()
+    (record / "stream-000.records").symlink_to(outside)
+    os.mkfifo(record / "stream-001.records")
+    (record / "stream-002.records").mkdir()
+    streams = read_streams(record)
+    assert [len(stream.losses) for stream in streams] == [0, 0, 0]
+    assert all(stream.damage for stream in streams)
+
+
+def test_a_tail_gives_each_loss_once_while_the_stream_grows(tmp_path: Path) -> None:
+    tail = StreamTail(tmp_path)
+    assert tail.new_losses() == ()
+    path = write(tmp_path, GOOD[:60])
+    first = [loss.step for _, losses in tail.new_losses() for loss in losses]
+    with path.open("a") as handle:
+        handle.write(GOOD[60:])
+    write(tmp_path, STREAM_HEADER + "loss\t0\t0\tfloat64\t3fb999999999999a\n", 1)
+    later = tail.new_losses()
+    assert first + [loss.step for number, losses in later if number == 0 for loss in losses] == [0, 1]
+    assert [len(losses) for number, losses in later if number == 1] == [1]
+    assert tail.new_losses() == ()
+    assert tail.trajectories() == read_streams(tmp_path)
+
+
+@given(cuts=st.lists(st.integers(0, len(GOOD)), max_size=6))
+def test_it_does_not_matter_in_which_pieces_a_stream_arrives(cuts: list[int]) -> None:
+    stream = _Stream(Path("stream-000.records"))
+    places = [0, *sorted(cuts), len(GOOD)]
+    for start, end in itertools.pairwise(places):
+        stream._take(GOOD[start:end].encode())
+    assert [loss.bits for loss in stream.losses] == ["3dcccccd", "3dccccce"]
+    assert stream.complete
