@@ -1,0 +1,77 @@
+"""The `reprobox` command: finds the subcommand, runs it, and turns errors into words and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+import reprobox
+from reprobox.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, ReproboxError
+
+# Each command lives in its own file, imported when it is asked for, so that `--help` starts without any of them.
+COMMANDS = {
+    "init": "Make a starter project from a template.",
+    "run": "Train in a pinned environment and write a manifest.",
+    "show": "Show a run's manifest for a person.",
+    "replay": "Rebuild what a manifest describes, train again, and judge.",
+    "compare": "Compare two runs and name the first differing step.",
+    "doctor": "Look at what works on this machine.",
+    "image": "Build the image alone.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's file only when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"reprobox.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done or reproduced, 1 diverged, 2 bad input, 3 engine, lock or image failed, "
+    "4 the training failed, 5 incomparable, 70 a bug in reprobox, 130 interrupted.",
+)
+@click.version_option(reprobox.__version__, prog_name="reprobox")
+def cli() -> None:
+    """Run a PyTorch training so that anybody can repeat it, bit for bit."""
+
+
+def main() -> None:
+    """Run the command line and exit with the code that says how it went."""
+    from reprobox.cli.console import report_bug, report_error
+
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except ReproboxError as error:
+        report_error(error, as_json=as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        report_bug(error, as_json=as_json)
+        sys.exit(EXIT_BUG)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,66 @@
+"""Options that several commands share, and how flags become overrides of the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["docker", "local"]),
+    help="Where to train. Default: docker, or local where no Docker engine answers.",
+)
+project_option = click.option(
+    "-C",
+    "--project",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="The project's folder. Default: the current one.",
+)
+
+# Flag, field of the spec, and the keyword arguments of click.option. Every field of reprobox.yaml is here.
+_SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
+    ("--name", "name", {"help": "Name of the run."}),
+    ("--seed", "seed", {"type": int, "help": "Seed of every random source, 0 to 2^32-1. Default: 42."}),
+    ("--deterministic/--fast", "deterministic", {"default": None, "help": "Deterministic algorithms, or the fastest."}),
+    ("--python", "environment.python", {"help": "Python version, such as 3.11. Default: the base's."}),
+    ("--requirements", "environment.requirements", {"help": "requirements.txt, pyproject.toml or pylock.toml."}),
+    ("--base", "image.base", {"help": "auto, debian, local:IMAGE, or a registry reference."}),
+    ("--gpus", "resources.gpus", {"help": "none, all, or indices such as 0,1."}),
+    ("--cpus", "resources.cpus", {"type": int, "help": "Number of threads. Default: this machine's."}),
+    ("--memory", "resources.memory", {"help": "Memory limit, such as 8g."}),
+    ("--shm", "resources.shm", {"help": "Shared memory, such as 1g."}),
+    ("--data", "data", {"multiple": True, "help": "File or folder of data (repeatable)."}),
+    ("--env", "env", {"multiple": True, "help": "Variable that the program may see (repeatable)."}),
+    ("--network/--no-network", "network", {"default": None, "help": "Network for the program. Default: none."}),
+    ("--output", "outputs", {"multiple": True, "help": "Path whose files are hashed as outputs (repeatable)."}),
+]
+
+
+def _parameter(field: str) -> str:
+    return "spec_" + field.replace(".", "_")
+
+
+def spec_options(function: Function) -> Function:
+    """Give a command a flag for every field of the spec."""
+    for flag, field, settings in reversed(_SPEC_FLAGS):
+        function = click.option(flag, _parameter(field), **settings)(function)
+    return click.option(
+        "--file", "spec_file", type=click.Path(path_type=Path), help="The spec. Default: reprobox.yaml in the project."
+    )(function)
+
+
+def overrides(arguments: dict[str, Any]) -> dict[str, object]:
+    """Return the fields that flags were given for, by their names in the spec (`resources.gpus`)."""
+    found: dict[str, object] = {}
+    for _flag, field, _settings in _SPEC_FLAGS:
+        value = arguments[_parameter(field)]
+        if value is not None and value != ():
+            found[field] = list(value) if isinstance(value, tuple) else value
+    return found

@@ -1,0 +1,30 @@
+"""`reprobox show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from reprobox.cli.options import json_option
+
+
+@click.command("show")
+@click.argument("run", type=click.Path(path_type=Path))
+@json_option
+def command(run: Path, as_json: bool) -> int:
+    """Show a run's manifest for a person: what, where, with what, and its losses as a small plot.
+
+    RUN is a run's folder or a manifest.yaml.
+    """
+    from reprobox.cli.console import Console
+    from reprobox.cli.summary import manifest_result, show_manifest
+    from reprobox.manifest import read_manifest
+    from reprobox.workflow.paths import find_manifest
+
+    console = Console(as_json=as_json)
+    path = find_manifest(run)
+    manifest = read_manifest(path)
+    show_manifest(manifest, console)
+    console.result(manifest_result(manifest, path))
+    return 0

@@ -1,0 +1,86 @@
+"""`reprobox compare`: the verdict on two manifests, and the rules by which a replay is judged too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reprobox.manifest.model import Manifest
+from reprobox.manifest.store import read_manifest
+from reprobox.trajectory.codec import decode_stream
+from reprobox.trajectory.comparison import compare, compare_outputs
+from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
+
+
+def judge(
+    recorded_run: Manifest,
+    replayed_run: Manifest,
+    *,
+    recorded: Sequence[Trajectory],
+    replayed: Sequence[Trajectory],
+    tolerance: Tolerance | None,
+) -> Verdict:
+    """Judge one run against another: by losses and final weights, or by outputs where neither recorded any loss."""
+    if recorded or replayed:
+        return compare(recorded, replayed, tolerance=tolerance)
+    if recorded_run.run.status == "completed" and replayed_run.run.status != "completed":
+        return Verdict(
+            outcome=Outcome.DIVERGED,
+            steps_compared=0,
+            reason=f"the recorded run completed, this one {replayed_run.run.status}",
+            first_divergence=Divergence(what="outputs"),
+        )
+    return compare_outputs(recorded_run.result.outputs, replayed_run.result.outputs)
+
+
+def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> tuple[Verdict, list[dict[str, str]]]:
+    """Compare two manifests; return the verdict and what else differs between the two runs.
+
+    Raises ManifestError when one cannot be read.
+    """
+    one, other = read_manifest(first), read_manifest(second)
+    verdict = judge(
+        one,
+        other,
+        recorded=tuple(decode_stream(stream) for stream in one.streams),
+        replayed=tuple(decode_stream(stream) for stream in other.streams),
+        tolerance=tolerance,
+    )
+    return verdict, run_differences(one, other)
+
+
+def run_differences(one: Manifest, other: Manifest) -> list[dict[str, str]]:
+    """List what the two runs were made with and from that is not the same."""
+    pairs = [
+        ("seed", str(one.run.seed), str(other.run.seed)),
+        ("deterministic", str(one.run.deterministic).lower(), str(other.run.deterministic).lower()),
+        ("command", " ".join(one.run.command), " ".join(other.run.command)),
+        ("code", one.code.tree, other.code.tree),
+        ("data", _data(one), _data(other)),
+        ("lock", one.lock.digest, other.lock.digest),
+        ("engine", one.engine.kind, other.engine.kind),
+        ("image", _image(one), _image(other)),
+        ("threads", str(one.spec.resources.cpus), str(other.spec.resources.cpus)),
+        ("cpu", one.machine.cpu.model, other.machine.cpu.model),
+        ("gpus", _gpus(one), _gpus(other)),
+        ("torch", one.software.torch or "none", other.software.torch or "none"),
+        ("status", one.run.status, other.run.status),
+        ("outputs", _outputs(one), _outputs(other)),
+    ]
+    return [{"what": what, "recorded": first, "here": second} for what, first, second in pairs if first != second]
+
+
+def _data(manifest: Manifest) -> str:
+    return ", ".join(f"{record.path} {record.digest}" for record in manifest.data) or "none"
+
+
+def _image(manifest: Manifest) -> str:
+    return manifest.image.config_digest if manifest.image else "none"
+
+
+def _gpus(manifest: Manifest) -> str:
+    return ", ".join(gpu.name for gpu in manifest.machine.gpus) or "none"
+
+
+def _outputs(manifest: Manifest) -> str:
+    return ", ".join(f"{record.path} {record.digest[:19]}" for record in manifest.result.outputs) or "none"

@@ -1,0 +1,192 @@
+"""Executes one program on an engine, watches its record grow, and gathers what came of it, however it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reprobox.engines.interface import DataMount, Engine, Plan
+from reprobox.errors import EngineError, ReproboxError
+from reprobox.progress import Observer
+from reprobox.runtime import protocol
+from reprobox.runtime.seeding import SCHEME
+from reprobox.spec import RunSpec, parse_size
+from reprobox.trajectory.bits import decimal
+from reprobox.trajectory.model import Loss, Trajectory
+from reprobox.trajectory.reader import StreamTail, read_streams
+from reprobox.workflow.paths import RunPaths, storage_error
+
+Watch = Callable[[int, Sequence[Loss]], None]
+
+
+class StopEarly(Exception):
+    """Raised by a watcher of losses to end the program: what was to be learnt is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One execution: `spec` fully settled, `environment` the engine's handle, `data` where each data path lies here,
+    `total` the number of losses to expect where a manifest tells.
+    """
+
+    spec: RunSpec
+    paths: RunPaths
+    engine: Engine
+    environment: str
+    data: Sequence[DataMount] = ()
+    total: int | None = None
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What came of it. `status` is completed, failed or interrupted; `facts` is what the runtime said of its process;
+    `failure` is an error that ended the run from outside the program (the engine died, the disk was full).
+    """
+
+    status: str = "failed"
+    exit_code: int | None = None
+    started: datetime
+    seconds: float = 0.0
+    trajectories: tuple[Trajectory, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    failure: ReproboxError | None = None
+    interrupted: bool = False
+    stopped_early: bool = False
+
+
+def execute(job: Job, observer: Observer, watch: Watch | None = None) -> Result:
+    """Run the program to its end and gather its record.
+
+    `watch` is given the number of a stream and its new losses as they are written, and may raise StopEarly. Never
+    raises for what goes wrong under way: the Result says it, so that the caller can keep all that was recorded.
+    """
+    result = Result(started=datetime.now(UTC))
+    clock = time.monotonic()
+    try:
+        _run(job, observer, watch, result)
+    except KeyboardInterrupt:
+        result.status, result.interrupted = "interrupted", True
+    except StopEarly:
+        result.status, result.stopped_early = "interrupted", True
+    except ReproboxError as error:
+        result.failure = error
+    except OSError as error:
+        result.failure = storage_error(error, job.paths.root)
+    finally:
+        result.seconds = time.monotonic() - clock
+        shutil.rmtree(job.paths.site, ignore_errors=True)
+    _gather(job, result)
+    return result
+
+
+def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> None:
+    _lay_out_runtime(job)
+    tail = StreamTail(job.paths.record)
+    done = 0
+    plan = _plan(job)
+    result.warnings.extend(job.engine.limits_ignored(plan))
+    with job.paths.log.open("ab", buffering=0) as log:
+
+        def output(stream: str, data: bytes) -> None:
+            log.write(data)
+            observer.output(stream, data)
+
+        def tick() -> None:
+            nonlocal done
+            for stream, losses in tail.new_losses():
+                done += len(losses)
+                observer.step(done, job.total, decimal(losses[-1].bits, losses[-1].dtype))
+                if watch is not None:
+                    watch(stream, losses)
+
+        with job.engine.start(plan) as execution:
+            observer.training_started()
+            try:
+                result.exit_code = execution.pump(output, tick)
+            finally:
+                observer.training_ended()
+            note = execution.note
+        tick()
+    if note:
+        result.warnings.append(note)
+    result.status = "completed" if result.exit_code == 0 else "failed"
+
+
+def _lay_out_runtime(job: Job) -> None:
+    """Copy the runtime to where the program will import it from, and tell it what is wanted."""
+    source = Path(protocol.__file__).parent
+    site = job.paths.site
+    ignore = shutil.ignore_patterns("__pycache__", "bootstrap")
+    shutil.copytree(source, site / "reprobox" / "runtime", ignore=ignore)
+    shutil.copyfile(source / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
+    config = {
+        "seed": job.spec.seed,
+        "seed_scheme": SCHEME,
+        "deterministic": job.spec.deterministic,
+        "threads": job.spec.resources.cpus,
+    }
+    (job.paths.record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+
+
+def _plan(job: Job) -> Plan:
+    spec = job.spec
+    return Plan(
+        run_id=job.paths.id,
+        command=spec.command,
+        environment=job.environment,
+        work=job.paths.work,
+        record=job.paths.record,
+        site=job.paths.site,
+        env=program_environment(spec),
+        data=tuple(job.data),
+        gpus=spec.resources.gpus,
+        cpus=spec.resources.cpus,
+        memory=parse_size(spec.resources.memory) if spec.resources.memory else None,
+        shm=parse_size(spec.resources.shm),
+        network=spec.network,
+    )
+
+
+def program_environment(spec: RunSpec) -> dict[str, str]:
+    """Return the variables that the program gets: those allowed by the spec, and those that decide about its bits.
+
+    The number of threads decides how sums are split, MKL_DYNAMIC lets MKL take fewer than asked, and cuBLAS is
+    deterministic only with a fixed workspace (docs.nvidia.com/cuda/cublas, "Results reproducibility").
+    """
+    env = {name: os.environ[name] for name in spec.env if name in os.environ}
+    env["PYTHONHASHSEED"] = str(spec.seed)
+    env["OMP_NUM_THREADS"] = str(spec.resources.cpus)
+    env["MKL_DYNAMIC"] = "FALSE"
+    if spec.deterministic:
+        env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    return env
+
+
+def _gather(job: Job, result: Result) -> None:
+    """Read what the runtime wrote; whatever is missing becomes a warning, never an error."""
+    record = job.paths.record
+    result.trajectories = read_streams(record)
+    result.warnings.extend(stream.damage for stream in result.trajectories if stream.damage)
+    facts = sorted(record.glob(f"{protocol.FACTS_PREFIX}*{protocol.FACTS_SUFFIX}"))
+    for path in facts:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        result.warnings.extend(text for text in content["warnings"] if text not in result.warnings)
+        # The first process that trained speaks for the run; without one, the first that ran.
+        if not result.facts or (content["determinism"] and not result.facts["determinism"]):
+            result.facts = content
+    if not any(record.glob(protocol.STARTED_PREFIX + "*")) and result.failure is None and not result.interrupted:
+        result.warnings.append(
+            "the runtime did not start in the program (no Python, or python -I, -E or -S): no losses"
+        )
+    elif not result.trajectories and result.status == "completed":
+        result.warnings.append("the program never called backward(): no losses; a replay compares outputs only")
+    if isinstance(result.failure, EngineError):
+        result.warnings.append(result.failure.message)

@@ -1,0 +1,286 @@
+"""`reprobox replay`: rebuild what a manifest describes, train again, and judge."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import reprobox
+from reprobox.engines.interface import DataMount, Engine
+from reprobox.errors import IncomparableError, ManifestError
+from reprobox.fingerprint import Machine, differences, observe
+from reprobox.manifest.model import Manifest
+from reprobox.manifest.receipt import (
+    RECEIPT_SCHEMA,
+    Difference,
+    ImageComparison,
+    OutputComparison,
+    Receipt,
+    ToleranceRecord,
+    WeightsComparison,
+    write_receipt,
+)
+from reprobox.manifest.store import manifest_digest, read_manifest
+from reprobox.progress import Observer
+from reprobox.runtime.seeding import SCHEME
+from reprobox.snapshot.data import check_data
+from reprobox.snapshot.model import CodeRecord
+from reprobox.trajectory.codec import decode_stream
+from reprobox.trajectory.comparison import LiveComparison
+from reprobox.trajectory.model import Loss, Tolerance, Trajectory, Verdict
+from reprobox.workflow.compare import judge
+from reprobox.workflow.environment import Environment, rebuild
+from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
+from reprobox.workflow.paths import RunPaths, create_run, storage_error
+from reprobox.workflow.record import Inputs, record_run, utc
+from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayRequest:
+    """What to replay and how. `code` replaces the manifest's code, `data` is the folder in which data paths are looked
+    up (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
+    """
+
+    manifest: Path
+    parent: Path
+    engine: str | None = None
+    code: Path | None = None
+    data: Path | None = None
+    tolerance: Tolerance | None = None
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayReport:
+    """What one replay came to: the receipt as written, the run behind it, and how the program ended."""
+
+    paths: RunPaths
+    receipt: Receipt
+    verdict: Verdict
+    result: Result
+    manifest: Manifest
+
+
+def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> ReplayReport:
+    """Replay a manifest and write a receipt.
+
+    Raises ManifestError when the manifest cannot be trusted, IncomparableError when its data or code are not to be
+    had as recorded, and LockError, ImageError or EngineError when its environment cannot be made.
+    """
+    manifest = read_manifest(request.manifest)
+    if manifest.run.seed_scheme != SCHEME:
+        raise ManifestError(
+            f"{request.manifest} was seeded by scheme {manifest.run.seed_scheme}, this reprobox knows scheme {SCHEME}",
+            hint=f"use reprobox {manifest.reprobox}",
+        )
+    digest = manifest_digest(manifest)
+    observer.finished("manifest", _describe(manifest))
+    engine, reason = open_swept_engine(_wanted_engine(request, manifest), observer)
+    machine = observe()
+
+    code, packed, found = _code(request, manifest, observer)
+    mounts = _data(request, manifest, cache)
+    environment = rebuild(engine, manifest, cache=cache, observer=observer)
+    observer.finished("engine", describe_engine(engine, manifest.spec))
+    found += _environment_differences(manifest, environment, engine, machine)
+    for difference in found:
+        observer.warning(
+            f"differs: {difference.what}  {difference.recorded} -> {difference.here}  ({difference.effect})"
+        )
+
+    paths = create_run(request.parent / "replays", manifest.name)
+    inputs = Inputs(
+        spec=manifest.spec,
+        engine=engine,
+        environment=environment,
+        machine=machine,
+        code=code,
+        packed_code=packed,
+        data=manifest.data,
+        warnings=[reason] if reason else [],
+        parent=digest,
+    )
+    try:
+        place_code(paths, inputs)
+        recorded = tuple(decode_stream(stream) for stream in manifest.streams)
+        job = Job(
+            spec=manifest.spec,
+            paths=paths,
+            engine=engine,
+            environment=environment.handle,
+            data=mounts,
+            total=manifest.result.steps,
+        )
+        result = execute(job, observer, _watcher(recorded, request))
+        here = record_run(paths, inputs, result)
+        found += _software_differences(manifest, here)
+        verdict = judge(manifest, here, recorded=recorded, replayed=result.trajectories, tolerance=request.tolerance)
+        receipt = _receipt(digest, manifest, here, verdict, found, request.tolerance)
+        write_receipt(receipt, paths.receipt)
+    except OSError as error:
+        raise storage_error(error, paths.root) from error
+    return ReplayReport(paths=paths, receipt=receipt, verdict=verdict, result=result, manifest=manifest)
+
+
+def _wanted_engine(request: ReplayRequest, manifest: Manifest) -> str | None:
+    """Without a wish: a run recorded locally is replayed locally; else docker if it answers, as for a run."""
+    if request.engine is None and manifest.engine.kind == "local":
+        return "local"
+    return request.engine
+
+
+def _describe(manifest: Manifest) -> str:
+    made = f"made {manifest.created[:10]} with torch {manifest.software.torch}" if manifest.software.torch else "made"
+    how = f"seed {manifest.run.seed}, {mode(manifest.run.deterministic)}"
+    return f"{manifest.name}, {how}, {made} on {manifest.machine.cpu.model}"
+
+
+def _code(request: ReplayRequest, manifest: Manifest, observer: Observer) -> tuple[CodeRecord, bytes, list[Difference]]:
+    """Get the code from where the user says, from the manifest, or from the run folder that the manifest lies in."""
+    if request.code is not None:
+        snapshot, packed = take_code(manifest.spec, request.code, observer)
+        record = snapshot.record
+        if record.tree == manifest.code.tree:
+            return record, packed, []
+        changed = Difference(
+            what="code", recorded=manifest.code.tree, here=record.tree, effect="another program; chosen with --code"
+        )
+        return record, packed, [changed]
+    if manifest.archive is not None:
+        packed = base64.b64decode(manifest.archive)
+    else:
+        beside = RunPaths(root=request.manifest.absolute().parent).archive
+        if not beside.is_file():
+            raise IncomparableError(
+                f"the code is not inside {request.manifest} (its archive is over 1 MB) and not beside it",
+                details=(f"looked for: {beside}",),
+                hint="keep code.tar.xz beside the manifest, or name the code's folder with --code",
+            )
+        packed = beside.read_bytes()
+    observer.finished("code", f"{manifest.code.files} files  {manifest.code.tree}", "from the manifest")
+    return manifest.code, packed, []
+
+
+def _data(request: ReplayRequest, manifest: Manifest, cache: Path) -> list[DataMount]:
+    """Find the data and make sure that it is what was trained on. Raises IncomparableError when it is not."""
+    if not manifest.data:
+        return []
+    # runs/ID/manifest.yaml lies two folders below its project.
+    candidates = [request.data] if request.data else [Path.cwd(), request.manifest.absolute().parent.parent.parent]
+    for folder in candidates:
+        if all((folder / record.path).exists() for record in manifest.data):
+            break
+    else:
+        missing = [record.path for record in manifest.data if not (candidates[0] / record.path).exists()]
+        raise IncomparableError(
+            f"the data that was trained on is not here: {', '.join(missing)}",
+            details=tuple(f"looked in:  {folder}" for folder in candidates),
+            hint="put it there, or name the folder that holds it with --data",
+        )
+    found = check_data(manifest.data, folder, cache=cache)
+    if found:
+        raise IncomparableError(
+            "the data is not what was trained on",
+            details=tuple(found),
+            hint="restore the data as it was when the manifest was made",
+        )
+    return [DataMount(source=(folder / record.path).absolute(), target=record.path) for record in manifest.data]
+
+
+def _environment_differences(
+    manifest: Manifest, environment: Environment, engine: Engine, machine: Machine
+) -> list[Difference]:
+    """Say before training what differs from the recorded run and whether EXACT can still be expected."""
+    found = []
+    recorded, here = manifest.image, environment.image
+    if manifest.engine.kind != engine.name:
+        found.append(
+            Difference(
+                what="engine",
+                recorded=manifest.engine.kind,
+                here=engine.name,
+                effect="the same wheels on another base: system libraries may differ",
+            )
+        )
+    elif recorded is not None and here is not None and recorded.config_digest != here.config_digest:
+        what, one, other = "image", recorded.config_digest, here.config_digest
+        if recorded.base.digest != here.base.digest:
+            what, one, other = "base image", recorded.base.digest, here.base.digest
+        effect = "the same wheels on another base: system libraries may differ"
+        packages = sorted(set(recorded.base.packages) ^ set(here.base.packages))
+        if packages:
+            effect = "Debian packages differ: " + ", ".join(packages[:6]) + (", ..." if len(packages) > 6 else "")
+        found.append(Difference(what=what, recorded=one, here=other, effect=effect))
+    for what, one, other, effect in differences(manifest.machine, machine):
+        found.append(Difference(what=what, recorded=one, here=other, effect=effect))
+    return found
+
+
+def _software_differences(manifest: Manifest, here: Manifest) -> list[Difference]:
+    """Compare what the program reported of itself; only a run that got as far as reporting is compared."""
+    found = []
+    recorded, reported = asdict(manifest.software), asdict(here.software)
+    for name, value in reported.items():
+        if value is not None and recorded[name] is not None and value != recorded[name]:
+            found.append(Difference(what=name, recorded=recorded[name], here=value, effect="other code computes"))
+    for name in ("intraop_threads", "cpu_capability"):
+        one, other = manifest.determinism.get(name), here.determinism.get(name)
+        if one is not None and other is not None and one != other:
+            found.append(Difference(what=name, recorded=str(one), here=str(other), effect="sums are split another way"))
+    return found
+
+
+def _watcher(recorded: Sequence[Trajectory], request: ReplayRequest) -> Watch:
+    """Compare while the replay runs; with --fail-fast the first difference ends it."""
+    live = LiveComparison(recorded, tolerance=request.tolerance)
+
+    def watch(stream: int, losses: Sequence[Loss]) -> None:
+        if live.feed(stream, losses) is not None and request.fail_fast:
+            raise StopEarly
+
+    return watch
+
+
+def _receipt(
+    digest: str,
+    manifest: Manifest,
+    here: Manifest,
+    verdict: Verdict,
+    found: Sequence[Difference],
+    tolerance: Tolerance | None,
+) -> Receipt:
+    image = None
+    if manifest.image is not None and here.image is not None:
+        image = ImageComparison(recorded=manifest.image.config_digest, rebuilt=here.image.config_digest)
+    return Receipt(
+        reprobox_receipt=RECEIPT_SCHEMA,
+        created=utc(datetime.now(UTC)),
+        reprobox=reprobox.__version__,
+        manifest=digest,
+        name=manifest.name,
+        verdict=verdict.outcome.value,
+        reason=verdict.reason,
+        steps_compared=verdict.steps_compared,
+        steps_recorded=manifest.result.steps,
+        first_divergence=verdict.first_divergence,
+        differences=tuple(found),
+        tolerance=ToleranceRecord.of(tolerance) if tolerance else None,
+        image=image,
+        weights=WeightsComparison(recorded=manifest.result.weights, replayed=here.result.weights),
+        outputs=_outputs(manifest, here),
+        replay_manifest=manifest_digest(here),
+        seconds=here.run.seconds,
+    )
+
+
+def _outputs(manifest: Manifest, here: Manifest) -> tuple[OutputComparison, ...]:
+    recorded = {output.path: output.digest for output in manifest.result.outputs}
+    replayed = {output.path: output.digest for output in here.result.outputs}
+    return tuple(
+        OutputComparison(path=path, recorded=recorded.get(path), replayed=replayed.get(path))
+        for path in sorted(recorded | replayed)
+    )
