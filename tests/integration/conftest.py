@@ -1,0 +1,115 @@
+"""What the whole-command tests share: one cache for the session, and `reprobox` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPROBOX = Path(sys.executable).parent / "reprobox"
+
+
+@dataclass
+class Done:
+    """How one command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Reprobox:
+    """Runs the installed command in a folder, with a cache of the session's own."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        return {**os.environ, "REPROBOX_CACHE": str(self.cache), **(extra or {})}
+
+    def __call__(
+        self, *arguments: str, folder: Path, code: int | None = 0, env: Mapping[str, str] | None = None
+    ) -> Done:
+        """Run `reprobox ARGUMENTS` in `folder` and expect exit code `code`; the object of --json is in `data`."""
+        command = [str(REPROBOX), *arguments]
+        ran = subprocess.run(
+            command, cwd=folder, env=self.environment(env), capture_output=True, text=True, check=False, timeout=600
+        )
+        assert code is None or ran.returncode == code, f"{command}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        data = json.loads(ran.stdout) if "--json" in options and ran.stdout else {}
+        return Done(code=ran.returncode, stdout=ran.stdout, stderr=ran.stderr, data=data)
+
+    def start(self, *arguments: str, folder: Path) -> subprocess.Popen[str]:
+        """Start `reprobox ARGUMENTS` and return at once."""
+        return subprocess.Popen(
+            [str(REPROBOX), *arguments],
+            cwd=folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def reprobox() -> Iterator[Reprobox]:
+    """The command with a cache that all tests of the session share and that is gone afterwards: it holds gigabytes."""
+    cache = Path(tempfile.mkdtemp(prefix="reprobox-test-cache-"))
+    yield Reprobox(cache)
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, reprobox: Reprobox) -> Path:
+    """A fresh vision project."""
+    folder = tmp_path / "project"
+    reprobox("init", "vision", str(folder), folder=tmp_path)
+    return folder
+
+
+# A training that takes a second, for everything that is not about the templates themselves.
+TINY = """
+import sys
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+workers = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+steps = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+features = torch.linspace(-1, 1, 64).reshape(16, 4)
+loader = DataLoader(TensorDataset(features, features.sum(1, keepdim=True)), batch_size=4, shuffle=True,
+                    num_workers=workers)
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(steps):
+    for inputs, targets in loader:
+        loss = ((model(inputs + 0.01 * torch.randn_like(inputs)) - targets) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print("epoch", epoch, loss.item())
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A one-second training with the vision template's requirements, so that it shares that environment."""
+    import reprobox.workflow.init as templates
+
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    requirements = templates.templates_folder() / "vision" / "requirements.txt"
+    shutil.copyfile(requirements, folder / "requirements.txt")
+    (folder / "train.py").write_text(TINY)
+    (folder / "reprobox.yaml").write_text("name: tiny\ncommand: [python, train.py]\ndeterministic: true\n")
+    return folder

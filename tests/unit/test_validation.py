@@ -1,0 +1,71 @@
+"""Plain data into dataclasses: what the words in messages are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reprobox.validation import Rule, Rules, build, closest, describe, dotted, printable, to_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    size: int
+    word: str = "x"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    leaves: tuple[Leaf, ...]
+    one: Leaf | None = None
+
+
+RULES: Rules = {
+    Leaf: {"size": Rule(expected="a small number", maximum=9), "word": Rule(expected="a or b", choices=("a", "b"))}
+}
+
+
+def test_data_becomes_dataclasses_and_data_again() -> None:
+    data = {"leaves": [{"size": 1, "word": "a"}], "one": {"size": 2, "word": "b"}}
+    tree, problems = build(Tree, data, RULES)
+    assert problems == []
+    assert tree == Tree(leaves=(Leaf(size=1, word="a"),), one=Leaf(size=2, word="b"))
+    assert to_plain(tree) == data
+
+
+def test_rules_types_and_keys_are_all_checked_at_every_depth() -> None:
+    data = {"leaves": [{"size": 10, "word": "aa"}, {"sise": 1}], "one": {"size": "2"}}
+    tree, problems = build(Tree, data, RULES)
+    assert tree is None
+    assert {(dotted(problem.path), problem.kind, problem.suggestion) for problem in problems} == {
+        ("leaves[0].size", "value", None),
+        ("leaves[0].word", "value", "a"),
+        ("leaves[1].sise", "unknown", "size"),
+        ("leaves[1].size", "missing", None),
+        ("one.size", "value", None),
+    }
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+def test_nothing_is_taken_for_a_whole_number_but_one(value: object) -> None:
+    assert build(Leaf, {"size": value}, {})[0] is None
+
+
+def test_values_are_described_as_their_writer_sees_them() -> None:
+    assert [describe(value) for value in (None, True, 5, "no", "", [1], {"a": 1})] == [
+        *("nothing", "true", "5", "no", "empty text", "a list", "keys and values")
+    ]
+
+
+def test_slips_are_recognised_and_strangers_are_not() -> None:
+    assert closest("deterministc", ["seed", "deterministic"]) == "deterministic"
+    assert closest("colour", ["seed", "deterministic"]) is None
+
+
+@given(st.text(st.characters(), max_size=200))
+def test_whatever_is_printed_is_printable_and_short(text: str) -> None:
+    assert printable(text).isprintable()
+    assert len(printable(text, limit=10)) <= 10 * 10 + 3
