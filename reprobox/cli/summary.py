@@ -40,8 +40,8 @@ def relative(path: Path) -> str:
 
 def run_exit(report: RunReport) -> int:
     """Return the exit code of `reprobox run`."""
-    if report.failure is not None:
-        return report.failure.exit_code
+    if report.result.failure is not None:
+        return report.result.failure.exit_code
     if report.result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_OK if report.manifest.run.status == "completed" else EXIT_TRAINING
@@ -70,8 +70,8 @@ def summarise_run(report: RunReport, console: Console) -> None:
     manifest = report.manifest
     for text in report.result.warnings:
         console.warning(text)
-    if report.failure is not None:
-        report_error(report.failure, as_json=False)
+    if report.result.failure is not None:
+        report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
     console.field("recorded", _recorded(manifest))
     if manifest.result.outputs:

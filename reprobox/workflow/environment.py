@@ -34,8 +34,10 @@ class Environment:
     image: ImageRecord | None
 
 
-def prepare(engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer) -> Environment:
-    """Lock the spec's requirements and make the environment.
+def prepare(
+    engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer, relock: bool = False
+) -> Environment:
+    """Lock the spec's requirements and make the environment; `relock` resolves them anew where a lock is remembered.
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
@@ -48,8 +50,9 @@ def prepare(engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observ
         base = _base(engine, spec, cache=cache, observer=observer)
         python, glibc, architecture = base.python, base.glibc, base.architecture
     observer.working("lock", f"resolving {spec.environment.requirements}")
+    platform = platform_for(architecture, glibc)
     lock, cached = resolve(
-        requirements, python=python, platform=platform_for(architecture, glibc), cache=cache, observer=observer
+        requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
     )
     observer.finished("lock", _describe(lock), "cached" if cached else "")
     return _install(engine, base, lock, requirements, cache=cache, observer=observer)

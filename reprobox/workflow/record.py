@@ -10,7 +10,7 @@ from typing import Any
 
 import reprobox
 from reprobox.cache import write_atomically
-from reprobox.engines.interface import Engine
+from reprobox.engines.interface import EngineInfo
 from reprobox.fingerprint import Machine
 from reprobox.lock.export import export_requirements
 from reprobox.manifest.model import (
@@ -41,7 +41,7 @@ class Inputs:
     """All that was settled before the program started; `packed_code` is the compressed archive."""
 
     spec: RunSpec
-    engine: Engine
+    engine: EngineInfo
     environment: Environment
     machine: Machine
     code: CodeRecord
@@ -59,7 +59,6 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
         write_atomically(paths.losses(number), losses_tsv(stream).encode())
     write_atomically(paths.lock, export_requirements(inputs.environment.lock).encode())
     losses = [loss for stream in streams for loss in stream.losses]
-    info = inputs.engine.info() if result.failure is None else None
     software = {name: value for name, value in result.facts.get("software", {}).items() if value is not None}
     weights = {stream.weights for stream in streams}
     manifest = Manifest(
@@ -94,9 +93,9 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
         ),
         machine=inputs.machine,
         engine=EngineRecord(
-            kind=inputs.engine.name,
-            version=info.version if info else "unknown",
-            gpu_access=info.gpu_access if info and inputs.spec.resources.gpus != "none" else "none",
+            kind=inputs.engine.kind,
+            version=inputs.engine.version,
+            gpu_access="none" if inputs.spec.resources.gpus == "none" else inputs.engine.gpu_access,
         ),
         software=SoftwareRecord(**software),
         image=inputs.environment.image,
