@@ -180,7 +180,7 @@ def show_verdict(verdict: Verdict, recorded: int, console: Console) -> None:
 
 def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
     """Return the JSON object of `reprobox show`: the manifest without its bulk."""
-    from reprobox.manifest import manifest_digest, manifest_to_data
+    from reprobox.manifest.store import manifest_digest, manifest_to_data
 
     data = manifest_to_data(manifest)
     for stream in data["streams"]:
@@ -191,7 +191,7 @@ def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
 
 def show_manifest(manifest: Manifest, console: Console) -> None:
     """Show what was run, where, with what, and the losses as a plot."""
-    from reprobox.manifest import manifest_digest
+    from reprobox.manifest.store import manifest_digest
     from reprobox.trajectory.bits import value_of
     from reprobox.trajectory.codec import decode_stream
     from reprobox.trajectory.plot import plot_losses
