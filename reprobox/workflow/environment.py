@@ -41,6 +41,8 @@ def prepare(
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
+    if spec.environment.installed:
+        return _prepare_installed(engine, spec, cache=cache, observer=observer)
     requirements = find_requirements(project, spec.environment.requirements).path
     base: Base | None = None
     if engine.name == "local":
@@ -58,6 +60,19 @@ def prepare(
     return _install(engine, base, lock, requirements, cache=cache, observer=observer)
 
 
+def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer) -> Environment:
+    """Take the environment that lies in the base: an empty lock, and the base's packages on record."""
+    if engine.name == "local":
+        raise SpecError(
+            "environment.installed needs the docker engine: it takes the packages that are in a base image",
+            hint="start Docker, or lock the packages (environment.requirements)",
+        )
+    base = _base(engine, spec, cache=cache, observer=observer)
+    observer.finished("packages", f"{len(base.record.packages)} in the base", "nothing is installed")
+    lock = Lock(python=base.python, platform=platform_for(base.architecture, base.glibc), packages=())
+    return _install(engine, base, lock, None, cache=cache, observer=observer)
+
+
 def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
     """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
     base: Base | None = None
@@ -70,7 +85,8 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
     store = cast(ImageStore, engine)
-    base = resolve_base(spec.image.base, store, cache=cache, observer=observer, pinned=pinned)
+    installed = spec.environment.installed
+    base = resolve_base(spec.image.base, store, cache=cache, observer=observer, pinned=pinned, installed=installed)
     wanted = spec.environment.python
     if wanted is not None and wanted != base.python:
         raise SpecError(
