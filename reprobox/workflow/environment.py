@@ -51,7 +51,6 @@ def prepare(
     else:
         base = _base(engine, spec, cache=cache, observer=observer)
         python, glibc, architecture = base.python, base.glibc, base.architecture
-    observer.working("lock", f"resolving {spec.environment.requirements}")
     platform = platform_for(architecture, glibc)
     lock, cached = resolve(
         requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
