@@ -43,8 +43,12 @@ def seed_random(module: Any, value: int) -> None:
 
 
 def seed_numpy(module: Any, value: int) -> None:
-    """Seed `numpy.random`, given as `module`. Its legacy generator takes 32-bit words: larger values go in as two."""
-    module.seed(value if value <= MAX_SEED else [value & MAX_SEED, value >> 32])
+    """Seed `numpy.random`, given as `module`. Its legacy generator takes 32-bit words: larger values go in as words.
+
+    Python's `random` is the same generator and takes the same two words, so that both would draw the same numbers: a
+    third word tells them apart.
+    """
+    module.seed(value if value <= MAX_SEED else [value & MAX_SEED, value >> 32, 1])
 
 
 def seed_torch(module: Any, value: int) -> None:
