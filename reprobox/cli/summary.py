@@ -184,7 +184,7 @@ def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
 
     data = manifest_to_data(manifest)
     for stream in data["streams"]:
-        del stream["losses"], stream["optimizer_at"]
+        del stream["losses"], stream["optimizer_at"], stream["digests"]
     data.pop("archive", None)
     return {"manifest": str(path), "digest": manifest_digest(manifest), **data}
 
@@ -192,7 +192,7 @@ def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
 def show_manifest(manifest: Manifest, console: Console) -> None:
     """Show what was run, where, with what, and the losses as a plot."""
     from reprobox.manifest.store import manifest_digest
-    from reprobox.trajectory.bits import value_of
+    from reprobox.trajectory.bits import unscaled
     from reprobox.trajectory.codec import decode_stream
     from reprobox.trajectory.plot import plot_losses
     from reprobox.workflow.run import mode
@@ -231,7 +231,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
         console.field("warning", text)
     console.field("digest", manifest_digest(manifest))
     for number, stream in enumerate(manifest.streams):
-        values = [value_of(loss.bits, loss.dtype) for loss in decode_stream(stream).losses]
+        values = [unscaled(loss.bits, loss.dtype, loss.scale) for loss in decode_stream(stream).losses]
         if values:
             console.line()
             console.line("loss" if len(manifest.streams) == 1 else f"loss of process {number}")

@@ -109,7 +109,7 @@ RULES: Rules = {
         "seconds": SECONDS,
     },
     Divergence: {
-        "what": Rule(expected="what diverged", choices=("loss", "length", "weights", "outputs")),
+        "what": Rule(expected="what diverged", choices=("loss", "length", "gradients", "weights", "rng", "outputs")),
         "stream": COUNT,
         "step": COUNT,
         "optimizer_step": COUNT,

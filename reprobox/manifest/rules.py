@@ -39,10 +39,25 @@ _BASE64 = Rule(expected="base64", pattern=r"[A-Za-z0-9+/]*={0,2}")
 _WORD = Rule(expected="a word", pattern=r"[A-Za-z0-9][A-Za-z0-9._:+/-]{0,127}")
 # One place of a file system's tree: no slash, and not `.` or `..`.
 _FOLDER_NAME = Rule(expected="a plain folder name", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_FLOAT = "(?:b?float16|float32|float64)"
+
+
+def _runs(one: str) -> str:
+    """Return the pattern of one value for all losses, or runs of values."""
+    return rf"(?:{one}|{one}\*[0-9]{{1,9}}(?:,{one}\*[0-9]{{1,9}})*)?"
+
+
 _DTYPE = Rule(
     expected="a floating-point type, or runs of them such as float32*100,bfloat16*20",
-    pattern=rf"(?:{_FLOAT}|{_FLOAT}\*[0-9]{{1,9}}(?:,{_FLOAT}\*[0-9]{{1,9}})*)?",
+    pattern=_runs("(?:b?float16|float32|float64)"),
+)
+
+_EVENT = Rule(
+    expected="backward, grad or func, or runs of them such as backward*100,grad*20",
+    pattern=_runs("(?:backward|grad|func)"),
+)
+_SCALE = Rule(
+    expected="a positive decimal, or runs of them such as 65536*100,32768*20",
+    pattern=_runs(r"(?:[0-9]{1,25}(?:\.[0-9]{1,25})?(?:e[-+][0-9]{2})?)"),
 )
 
 RULES: Rules = {
@@ -121,12 +136,18 @@ RULES: Rules = {
         "sha256": _HEX_DIGEST,
     },
     StreamRecord: {
+        "process": COUNT,
         "count": COUNT,
         "dtype": _DTYPE,
+        "event": _EVENT,
+        "scale": _SCALE,
         "sha256": _HEX_DIGEST,
         "optimizer_steps": COUNT,
+        "skipped_steps": COUNT,
         "weights": DIGEST,
         "losses": _BASE64,
         "optimizer_at": _BASE64,
+        "digest_count": COUNT,
+        "digests": _BASE64,
     },
 }

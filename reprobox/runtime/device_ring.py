@@ -55,7 +55,8 @@ class _Chunk:
     def send(self) -> None:
         torch = self._torch
         self._host = torch.empty(CAPACITY, dtype=self._values.dtype, pin_memory=self._cuda)
-        self._host.copy_(self._values, non_blocking=True)
+        # Only CUDA can tell when a copy has arrived; elsewhere the copy itself must wait.
+        self._host.copy_(self._values, non_blocking=self._cuda)
         if self._cuda:
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(self._values.device))

@@ -59,4 +59,13 @@ def _watch(spec: ModuleSpec) -> None:
         loader.exec_module = exec_module
 
 
+def without_own_frame(error: BaseException) -> None:
+    """Take the calling frame out of the traceback of an exception that it is about to pass on by a bare `raise`.
+
+    Python 3.11 and later pass it on with the traceback as it stands now; earlier ones put the frame back.
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+
+
 _finder = _Finder()

@@ -9,7 +9,7 @@ import sys
 from types import FrameType
 from typing import Any, Callable
 
-from . import seeding
+from . import hooks, seeding
 
 
 class WorkerSeeder:
@@ -41,38 +41,51 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
     original_init = loader_class.__init__
     original_iter = loader_class.__iter__
     signature = inspect.signature(original_init)
-    rank = int(os.environ.get("RANK") or 0)
     made = [0]
+
+    def seeded(self: Any, args: Any, kwargs: Any) -> tuple[Any, Any, list[str]]:
+        """Return the arguments with a generator and a worker function in them, and what of that is ours."""
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            return (self, *args), kwargs, []  # torch has its own words for a wrong argument
+        loader = made[0]
+        made[0] += 1
+        ours = ["worker_init_fn"]
+        if bound.arguments.get("generator") is None:
+            generator = sys.modules["torch"].Generator()
+            generator.manual_seed(seeding.shuffle_seed(seed, loader))
+            bound.arguments["generator"] = generator
+            ours.insert(0, "generator")
+        user = bound.arguments.get("worker_init_fn")
+        if isinstance(user, WorkerSeeder):
+            user = user.user  # a loader made from another's attributes, as Accelerate and Lightning do
+        bound.arguments["worker_init_fn"] = WorkerSeeder(seed, loader, seeding.distributed_rank() or 0, user)
+        return bound.args, bound.kwargs, ours
 
     @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError:
-            original_init(self, *args, **kwargs)  # torch's own words for a wrong argument
-            return
-        loader = made[0]
-        made[0] += 1
-        seeded: list[str] = []
-        if bound.arguments.get("generator") is None:
-            torch = sys.modules["torch"]
-            generator = torch.Generator()
-            generator.manual_seed(seeding.shuffle_seed(seed, loader))
-            bound.arguments["generator"] = generator
-            seeded.append("generator")
-        user = bound.arguments.get("worker_init_fn")
-        if isinstance(user, WorkerSeeder):
-            user = user.user  # a loader made from another's attributes, as Accelerate and Lightning do
-        bound.arguments["worker_init_fn"] = WorkerSeeder(seed, loader, rank, user)
-        seeded.append("worker_init_fn")
-        original_init(*bound.args, **bound.kwargs)
-        _note(log, {"where": _caller(), "workers": int(self.num_workers), "seeded": seeded})
+            args, kwargs, ours = seeded(self, args, kwargs)
+            original_init(*args, **kwargs)
+            _note(log, {"where": _caller(), "workers": int(self.num_workers), "seeded": ours})
+        except BaseException as error:
+            hooks.without_own_frame(error)
+            raise
 
     @functools.wraps(original_iter)
     def __iter__(self: Any) -> Any:
-        if isinstance(self.worker_init_fn, WorkerSeeder):
-            self.worker_init_fn.epoch += 1
-        return original_iter(self)
+        try:
+            seeder = self.worker_init_fn
+            if isinstance(seeder, WorkerSeeder):
+                seeder.epoch += 1
+                seeder.rank = (
+                    seeding.distributed_rank() or 0
+                )  # which may have become known only after the loader was made
+            return original_iter(self)
+        except BaseException as error:
+            hooks.without_own_frame(error)
+            raise
 
     loader_class.__init__ = __init__
     loader_class.__iter__ = __iter__

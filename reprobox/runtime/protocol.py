@@ -3,9 +3,9 @@
 The host writes `config.json` into the record folder and names that folder in `REPROBOX_RECORD`; the runtime writes the
 other files there. This module is read on both sides, so it keeps to Python 3.9 and imports nothing.
 
-config.json   {"seed": int, "seed_scheme": 1, "deterministic": bool, "threads": int}
+config.json   {"seed": int, "seed_scheme": 1, "deterministic": bool, "threads": int, "digest_every": int}
 started-N     empty; one for each Python process in which the runtime started (N is its process ID)
-stream-NNN.records   one stream for each process that recorded, numbered in the order in which they began
+stream-NNN.records   one stream for each process that recorded; NNN is its rank, else its place among its siblings
 facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
 facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
 
@@ -13,11 +13,22 @@ A stream is UTF-8 text, a record a line, fields separated by tabs; a last line w
 The first field is the kind, so that new kinds can be added and unknown ones passed over:
 
     reprobox-stream  1
-    loss   STEP  OPTIMIZER_STEP  DTYPE  BITS     the scalar on which backward() was called: BITS in hex, big-endian
-    step   OPTIMIZER_STEP  OPTIMIZER             an optimizer stepped (OPTIMIZER numbers them as first seen)
-    end    WEIGHTS                               the process ended normally: sha256 of all optimized parameters, or -
+    loss   STEP  OPTIMIZER_STEP  DTYPE  BITS  [EVENT  SCALE]
+                             the scalar whose gradients were asked for: BITS in hex, big-endian. EVENT says how:
+                             backward (the default), grad (torch.autograd.grad) or func (torch.func); SCALE is the
+                             factor by which it is known to have been multiplied before (the default is 1)
+    step   OPTIMIZER_STEP  OPTIMIZER
+                             an optimizer stepped (OPTIMIZER numbers them as first seen)
+    skip   OPTIMIZER_STEP  OPTIMIZER
+                             a GradScaler found infinite gradients, so the parameters stayed as they were
+    digest OPTIMIZER_STEP  WHAT  OPTIMIZER  VALUE
+                             64 bits in hex over all bits of `gradients` or `weights` of one optimizer, or over the
+                             state of the random generators (`rng`), right after that step (see digests.py)
+    end    WEIGHTS           the process ended normally: sha256 of all optimized parameters, or -
 
-STEP counts the losses of a stream from 0; OPTIMIZER_STEP counts the optimizer steps taken before the record.
+STEP counts the losses of a stream from 0, OPTIMIZER_STEP the calls of optimizers' step() before the record; the
+OPTIMIZER_STEP of a digest is that of the `step` which it follows. Gradients are digested after the first step of each
+optimizer, weights and random states after it and then after every DIGEST_EVERY of its steps.
 """
 
 STREAM_VERSION = 1
@@ -26,6 +37,7 @@ CONFIG_FILE = "config.json"
 STARTED_PREFIX = "started-"
 STREAM_PREFIX = "stream-"
 STREAM_SUFFIX = ".records"
+DEFAULT_DIGEST_EVERY = 10
 FACTS_PREFIX = "facts-"
 FACTS_SUFFIX = ".json"
 STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

@@ -1,23 +1,21 @@
-"""Records the bits of every loss on which backward() is called, and every optimizer step, without making a GPU wait."""
+"""Records losses to the bit, optimizer steps, and digests of what they change, without making a GPU wait."""
 
 from __future__ import annotations
 
 import atexit
-import functools
 import json
 import os
-import struct
 import sys
 import threading
 import time
 import weakref
 from typing import Any, Callable
 
-from . import facts, protocol
-from .device_ring import DeviceRing
-from .weights import digest_tensors
+from . import protocol
+from .seeding import distributed_rank
 
 FLUSH_SECONDS = 0.2
+_CLAIMED_VARIABLE = "REPROBOX_CLAIMED"
 
 
 class Recorder:
@@ -26,40 +24,47 @@ class Recorder:
     A failure inside reprobox never reaches the user's program: it becomes a warning in the facts and recording stops.
     """
 
-    def __init__(self, folder: str, root: bool) -> None:
-        """Record into `folder`; `root` tells the program itself from its children."""
+    def __init__(self, folder: str, root: bool, digest_every: int = protocol.DEFAULT_DIGEST_EVERY) -> None:
+        """Record into `folder`; `root` tells the program itself from its children; weights are digested after the
+        first step of an optimizer and then every `digest_every` steps, never when that is 0.
+        """
         self.data_loaders: list[dict[str, Any]] = []
+        self.losses = 0
+        self.steps = 0
         self._folder = folder
         self._root = root
-        self._number: int | None = None
+        self._digest_every = digest_every
         self._warnings: list[str] = []
-        self._lock = threading.Lock()
-        self._optimizers: weakref.WeakKeyDictionary[Any, _Tracked] = weakref.WeakKeyDictionary()
+        self._torch: Any = None
+        self._digester: Any = None
+        self._parameters: Any = None
+        # Streams of processes that train beside their parent are numbered after its own.
+        self._first_child = 1 if _CLAIMED_VARIABLE in os.environ else 0
         self._reset()
         os.register_at_fork(after_in_child=self._forget_parent)
-        if root:
-            atexit.register(self.finish)
+        # Not only in the root: the ranks of torchrun and a notebook's kernel are programs of their own.
+        atexit.register(self.finish)
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._number: int | None = None
         self._stream: int | None = None
-        # Finished lines, or (start of the line, dtype, slot) while the loss is still on its device.
+        # Finished lines, or (slots, render) while what they need is still on its device.
         self._entries: list[Any] = []
-        self._rings: dict[tuple[Any, Any], DeviceRing] = {}
-        self._losses = 0
-        self._steps = 0
+        self._rings: dict[tuple[Any, Any], Any] = {}
+        self._optimizers: weakref.WeakKeyDictionary[Any, _Tracked] = weakref.WeakKeyDictionary()
         self._tracked: list[_Tracked] = []
+        self.losses = self.steps = 0
         self._flushed = time.monotonic()
-        self._in_backward = False
+        self._begun = False
         self._broken = False
         self._finished = False
 
     def _forget_parent(self) -> None:
         """In a forked child: what the parent has recorded is the parent's; the child starts a stream of its own."""
-        self._lock = threading.Lock()
         self._root = False
-        self._number = None
-        self._optimizers = weakref.WeakKeyDictionary()
+        self._first_child = 1 if self._number is not None or _CLAIMED_VARIABLE in os.environ else 0
         self._reset()
 
     def warn(self, text: str) -> None:
@@ -68,66 +73,129 @@ class Recorder:
             self._warnings.append(text)
 
     def attach(self, torch: Any) -> None:
-        """Hook into torch: `torch.autograd.backward`, which `Tensor.backward` calls too, and every optimizer's step."""
-        original = torch.autograd.backward
+        """Get ready to record; called once torch is there, before the hooks that call this recorder are set."""
+        from .digests import Digester
+        from .unseen import Parameters
 
-        @functools.wraps(original)
-        def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            # A backward inside a backward is activation checkpointing at work, not another loss.
-            if self._in_backward:
-                return original(tensors, *args, **kwargs)
-            self._guard(self._record_losses, torch, tensors)
-            self._in_backward = True
-            try:
-                return original(tensors, *args, **kwargs)
-            finally:
-                self._in_backward = False
+        self._torch = torch
+        self._digester = Digester(torch)
+        self._parameters = Parameters(torch)
 
-        torch.autograd.backward = backward
-        # By its module's name: `torch.optim` deletes its attribute `optimizer` once it is loaded.
-        sys.modules["torch.optim.optimizer"].register_optimizer_step_post_hook(
-            lambda optimizer, args, kwargs: self._guard(self._record_step, optimizer)
-        )
-
-    def _guard(self, function: Callable[..., None], *arguments: Any) -> None:
+    def guard(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call one of the methods below, one thread at a time; a failure ends the recording and nothing else."""
         if self._broken:
             return
         try:
             with self._lock:
+                if not self._begun:
+                    self._begin()
                 function(*arguments)
                 if time.monotonic() - self._flushed > FLUSH_SECONDS:
                     self._flush(wait=False)
         except Exception as error:
             self._broken = True
-            self.warn("recording stopped after loss %d: %s: %s" % (self._losses, type(error).__name__, error))
+            self.warn("recording stopped after loss %d: %s: %s" % (self.losses, type(error).__name__, error))
 
-    def _record_losses(self, torch: Any, tensors: Any) -> None:
-        for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tensors:
-            value = tensor.detach()
-            if value.numel() != 1:
-                value = value.double().sum()  # backward(gradient=...) on a whole tensor: one number stands for it
-            dtype = str(value.dtype).replace("torch.", "")
-            prefix = "loss\t%d\t%d\t%s\t" % (self._losses, self._steps, dtype)
-            self._losses += 1
+    def _begin(self) -> None:
+        self._begun = True
+        if not self._root and "multiprocessing.util" in sys.modules:
+            # Children of multiprocessing leave by os._exit and never run atexit handlers. Not earlier: a forked child
+            # forgets what its parent registered, and anything from before its own code begins.
+            sys.modules["multiprocessing.util"].Finalize(None, self.finish, exitpriority=-100)
+
+    def loss(self, value: Any, event: str = "backward", factor: float = 1.0, scale: Any = None) -> None:
+        """Record a loss: a detached tensor, how its gradients were asked for, and what it is known to be scaled by.
+
+        `factor` is a number, `scale` a one-element tensor beside it or None. The bits are copied at once.
+        """
+        if value.device.type == "meta":
+            return
+        if self.losses == 0:
+            self._parameters.training_begins()
+        if value.numel() != 1:
+            value = value.double().sum()  # backward(gradient=...) on a whole tensor: one number stands for it
+        dtype = str(value.dtype)[6:]
+        prefix = "loss\t%d\t%d\t%s\t" % (self.losses, self.steps, dtype)
+        self.losses += 1
+        if scale is None:
+            suffix = "\n" if event == "backward" and factor == 1.0 else "\t%s\t%s\n" % (event, _decimal(factor))
             if value.device.type == "cpu":
-                self._entries.append(prefix + bits_of(torch, value, dtype) + "\n")
+                self._entries.append(prefix + bits_of(self._torch, value, dtype) + suffix)
             else:
-                ring = self._rings.get((value.device, value.dtype))
-                if ring is None:
-                    ring = self._rings[value.device, value.dtype] = DeviceRing(torch, value.device, value.dtype)
-                self._entries.append((prefix, dtype, ring.put(value)))
+                self._later([value], lambda host: prefix + bits_of(self._torch, host, dtype) + suffix)
+        else:
 
-    def _record_step(self, optimizer: Any) -> None:
+            def render(host: Any, scaled: Any) -> str:
+                bits = bits_of(self._torch, host, dtype)
+                return "%s%s\t%s\t%s\n" % (prefix, bits, event, _decimal(factor * scaled.item()))
+
+            self._later([value, scale.detach()], render)
+
+    def step(self, optimizer: Any, skipped: Any = None) -> None:
+        """Record that an optimizer stepped; `skipped` is a one-element tensor that says (not 0) that it did nothing."""
+        tracked = self._track(optimizer)
+        at = self.steps
+        self._entries.append("step\t%d\t%d\n" % (at, tracked.ordinal))
+        self.steps += 1
+        if skipped is not None:
+            line = "skip\t%d\t%d\n" % (at, tracked.ordinal)
+            self._later([skipped.detach()], lambda found: line if found.item() else "")
+        first = tracked.steps == 0
+        tracked.stepped(self.losses)
+        if self._digest_every and (first or tracked.steps % self._digest_every == 0):
+            self._digest(at, tracked, first)
+
+    def skip(self, optimizer: Any) -> None:
+        """Record that a GradScaler did not let an optimizer step."""
+        self._entries.append("skip\t%d\t%d\n" % (self.steps, self._track(optimizer).ordinal))
+
+    def _track(self, optimizer: Any) -> _Tracked:
         tracked = self._optimizers.get(optimizer)
         if tracked is None:
-            tracked = self._optimizers[optimizer] = _Tracked(len(self._tracked))
+            if not self._tracked:
+                self._parameters.training_begins()
+            tracked = self._optimizers[optimizer] = _Tracked(len(self._tracked), type(optimizer).__name__)
             self._tracked.append(tracked)
             # The parameters live as long as the optimizer, which holds them anyway. When it goes away before the
             # program ends, as at the end of a function, its finalizer still sees them.
             weakref.finalize(optimizer, self._optimizer_gone, tracked, self._pid).atexit = False
         tracked.remember(optimizer)
-        self._entries.append("step\t%d\t%d\n" % (self._steps, tracked.ordinal))
-        self._steps += 1
+        return tracked
+
+    def _digest(self, at: int, tracked: _Tracked, first: bool) -> None:
+        """Digest what an optimizer has just changed. A failure, such as no memory left, ends the digests alone."""
+        from .digests import combined, random_state
+
+        try:
+            found = [("weights", self._digester.of(tracked.parameters))]
+            if first:
+                found.insert(0, ("gradients", self._digester.of([each.grad for each in tracked.parameters])))
+            for what, sums in found:
+                start = "digest\t%d\t%s\t%d\t" % (at, what, tracked.ordinal)
+                sizes, *tensors = sums
+                if all(each.device.type == "cpu" for each in tensors):
+                    self._entries.append(start + combined(sums) + "\n")
+                else:
+                    self._later(
+                        tensors,
+                        lambda *host, start=start, sizes=sizes: start + combined((sizes, *host)) + "\n",
+                    )
+            self._entries.append("digest\t%d\trng\t%d\t%s\n" % (at, tracked.ordinal, random_state(self._torch)))
+        except Exception as error:
+            self._digest_every = 0
+            self.warn("no digests after optimizer step %d: %s: %s" % (at, type(error).__name__, error))
+
+    def _later(self, values: list[Any], render: Callable[..., str]) -> None:
+        """Queue a line that `render` makes of these one-element tensors once their bits have arrived on the host."""
+        from .device_ring import DeviceRing
+
+        slots = []
+        for value in values:
+            ring = self._rings.get((value.device, value.dtype))
+            if ring is None:
+                ring = self._rings[value.device, value.dtype] = DeviceRing(self._torch, value.device, value.dtype)
+            slots.append(ring.put(value))
+        self._entries.append((slots, render))
 
     def _optimizer_gone(self, tracked: _Tracked, pid: int) -> None:
         if pid == os.getpid():
@@ -143,16 +211,15 @@ class Recorder:
         self._flushed = time.monotonic()
         for ring in self._rings.values():
             ring.send()
-        torch = sys.modules["torch"]
         lines: list[str] = []
         ready = 0
         for entry in self._entries:
             if not isinstance(entry, str):
-                prefix, dtype, slot = entry
-                value = slot.get(wait)
-                if value is None:
+                slots, render = entry
+                values = [slot.get(wait) for slot in slots]
+                if any(value is None for value in values):
                     break
-                entry = prefix + bits_of(torch, value, dtype) + "\n"
+                entry = render(*values)
             lines.append(entry)
             ready += 1
         if lines:
@@ -167,9 +234,8 @@ class Recorder:
             data = data[os.write(self._stream, data) :]
 
     def _claim(self) -> int:
-        """Open the first free stream; ranks of a distributed job prefer their own number."""
-        rank = os.environ.get("RANK", "")
-        number = int(rank) if rank.isdigit() else 0
+        """Open the first free stream, counting from the number that this process has in every run of the program."""
+        number = self._preferred()
         while True:
             name = "%s%03d%s" % (protocol.STREAM_PREFIX, number, protocol.STREAM_SUFFIX)
             try:
@@ -180,35 +246,69 @@ class Recorder:
             except FileExistsError:
                 number += 1
         self._number = number
+        os.environ[_CLAIMED_VARIABLE] = "1"
         os.write(stream, protocol.STREAM_HEADER.encode())
-        if not self._root and "multiprocessing.util" in sys.modules:
-            # Children of multiprocessing leave by os._exit and never run atexit handlers.
-            sys.modules["multiprocessing.util"].Finalize(None, self.finish, exitpriority=-100)
         return stream
+
+    def _preferred(self) -> int:
+        """Return this process's rank; without one, its place among the children of its parent; else 0."""
+        rank = distributed_rank()
+        if rank is not None:
+            return rank
+        processes = sys.modules.get("multiprocessing.process")
+        identity = processes.current_process()._identity if processes is not None else ()
+        return int(identity[0]) - 1 + self._first_child if identity else 0
 
     def finish(self) -> None:
         """Write what is left, the digest of the final weights, and the facts. Called when the process ends."""
         if self._finished or self._pid != os.getpid():
             return
-        if not self._root and self._stream is None and not self._entries:
+        if not self._root and self._stream is None and not self._entries and not self._warnings:
             return  # a child that trained nothing, for instance a data loader's worker
         self._finished = True
         try:
             weights = None
-            torch = sys.modules.get("torch")
-            if torch is not None:
+            if self._torch is not None:
                 with self._lock:
                     self._flush(wait=True)
-                for tracked in self._tracked:
-                    self._settle(tracked)
-                weights = combined_digest([tracked.digest for tracked in self._tracked])
+                weights = self._final_weights()
+                self._look_for_the_unseen()
             if self._stream is not None:
                 self._write("end\t%s\n" % (weights or "-"))
         except Exception as error:
             self.warn("the record could not be finished: %s: %s" % (type(error).__name__, error))
         self._write_facts()
 
+    def _final_weights(self) -> str | None:
+        """Return the digest of what all optimizers optimized; without any, of the parameters changed by hand."""
+        if not self._tracked and self.losses and self._parameters.changed():
+            by_hand = _Tracked(0, "")
+            by_hand.parameters = self._parameters.changed()
+            self._tracked.append(by_hand)
+        for tracked in self._tracked:
+            self._settle(tracked)
+        return combined_digest([tracked.digest for tracked in self._tracked])
+
+    def _look_for_the_unseen(self) -> None:
+        for tracked in self._tracked:
+            if tracked.blind:
+                self.warn(
+                    "%d of %d steps of optimizer %d (%s) were taken without a loss that reprobox could see, for "
+                    "instance because a whole training step is compiled into one graph: what is recorded of them is "
+                    "their number and the digests of weights"
+                    % (tracked.blind, tracked.steps, tracked.ordinal, tracked.kind)
+                )
+        if not self.losses and not self._tracked:
+            count = self._parameters.with_gradients()
+            if count:
+                self.warn(
+                    "%d parameters have gradients, but reprobox saw neither a loss nor an optimizer step: "
+                    "this training is not recorded" % count
+                )
+
     def _write_facts(self) -> None:
+        from . import facts
+
         try:
             content = {
                 "software": facts.software(),
@@ -228,23 +328,37 @@ class Recorder:
 
 
 class _Tracked:
-    """The parameters of one optimizer, numbered as first seen, until their digest is taken."""
+    """The parameters of one optimizer, numbered as first seen, until their digest is taken.
 
-    def __init__(self, ordinal: int) -> None:
+    `steps` counts its steps, `blind` those of them since whose predecessor no loss was seen.
+    """
+
+    def __init__(self, ordinal: int, kind: str) -> None:
         self.ordinal = ordinal
+        self.kind = kind
         self.digest: str | None = None
+        self.parameters: list[Any] = []
+        self.steps = 0
+        self.blind = 0
+        self._losses = 0
         self._groups = 0
-        self._parameters: list[Any] = []
 
     def remember(self, optimizer: Any) -> None:
         if len(optimizer.param_groups) != self._groups:
             self._groups = len(optimizer.param_groups)
-            self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def stepped(self, losses: int) -> None:
+        self.steps += 1
+        self.blind += losses == self._losses
+        self._losses = losses
 
     def settle(self) -> None:
         if self.digest is None:
-            self.digest = digest_tensors(self._parameters)
-            self._parameters = []
+            from .weights import digest_tensors
+
+            self.digest = digest_tensors(self.parameters)
+            self.parameters = []
 
 
 def combined_digest(digests: list[str | None]) -> str | None:
@@ -259,6 +373,8 @@ def combined_digest(digests: list[str | None]) -> str | None:
 
 def bits_of(torch: Any, value: Any, dtype: str) -> str:
     """Return the bits of a one-element CPU tensor in hex, big-endian, NaN payloads included."""
+    import struct
+
     number = value.item()
     if dtype == "float32":
         if number != number:  # a NaN's payload does not survive the way through a Python float
@@ -269,3 +385,8 @@ def bits_of(torch: Any, value: Any, dtype: str) -> str:
     if dtype in ("bfloat16", "float16"):
         return "%04x" % (value.view(torch.int16).item() & 0xFFFF)
     raise TypeError("a loss of dtype %s" % dtype)
+
+
+def _decimal(number: float) -> str:
+    """Return the shortest decimal that names a float64."""
+    return "%d" % number if number.is_integer() and abs(number) < 1e15 else repr(number)

@@ -9,6 +9,7 @@ does not depend on the rank, as samplers that split an order among the ranks nee
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -42,8 +43,12 @@ def seed_random(module: Any, value: int) -> None:
 
 
 def seed_numpy(module: Any, value: int) -> None:
-    """Seed `numpy.random`, given as `module`. Its legacy generator takes 32-bit words: larger values go in as two."""
-    module.seed(value if value <= MAX_SEED else [value & MAX_SEED, value >> 32])
+    """Seed `numpy.random`, given as `module`. Its legacy generator takes 32-bit words: larger values go in as words.
+
+    Python's `random` is the same generator and takes the same two words, so that both would draw the same numbers: a
+    third word tells them apart.
+    """
+    module.seed(value if value <= MAX_SEED else [value & MAX_SEED, value >> 32, 1])
 
 
 def seed_torch(module: Any, value: int) -> None:
@@ -56,3 +61,14 @@ def seed_loaded(value: int) -> None:
     for name, seed in (("random", seed_random), ("numpy.random", seed_numpy), ("torch", seed_torch)):
         if name in sys.modules:
             seed(sys.modules[name], value)
+
+
+def distributed_rank() -> int | None:
+    """Return this process's rank as its launcher or its process group has it; None outside a distributed training."""
+    rank = os.environ.get("RANK", "")
+    if rank.isdigit():
+        return int(rank)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    return None

@@ -29,7 +29,7 @@ def start() -> None:
     if root:
         with open(os.path.join(folder, protocol.STARTED_PREFIX + str(os.getpid())), "w", encoding="utf-8"):
             pass
-    recorder = Recorder(folder, root)
+    recorder = Recorder(folder, root, config.get("digest_every", protocol.DEFAULT_DIGEST_EVERY))
     _started.append(recorder)
 
     def guarded(function: Callable[..., None], *arguments: Any) -> Callable[[Any], None]:
@@ -46,6 +46,12 @@ def start() -> None:
     hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"]))
-    hooks.after_import("torch", guarded(recorder.attach))
+    hooks.after_import("torch", guarded(_attach, recorder))
     if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
         recorder.warn("PYTHONHASHSEED was taken away before Python started: the order of sets is not reproducible")
+
+
+def _attach(torch: Any, recorder: Recorder) -> None:
+    from . import capture  # most Python processes that start the runtime never load torch
+
+    capture.attach(torch, recorder)

@@ -52,6 +52,17 @@ def decimal(bits: str, dtype: str) -> str:
     return f"{number:.{enough}g}"
 
 
+def unscaled(bits: str, dtype: str, scale: str) -> float:
+    """Return the number that these bits stand for when `scale`, a positive decimal, is divided out."""
+    number = value_of(bits, dtype)
+    return number if scale == "1" else number / float(scale)
+
+
+def shown(bits: str, dtype: str, scale: str) -> str:
+    """Return a decimal for people: the shortest that names the bits, or their value to 6 digits less a known scale."""
+    return decimal(bits, dtype) if scale == "1" else f"{unscaled(bits, dtype, scale):.6g}"
+
+
 def ulps(first: str, second: str, dtype: str) -> int | None:
     """Return how many representable numbers lie between two of `dtype`, counting one end; None unless both are finite.
 

@@ -1,19 +1,23 @@
 """Judges a replay: two runs' trajectories, and an acceptance policy if there is one, come to a Verdict.
 
-EXACT means the same streams, the same losses to the bit, the same optimizer steps, the same final weights where both
-runs have a digest of them, and both runs ended normally. Losses alone are a weak witness: in 68 pairs of CPU set-ups
-whose gradients differed from the first step on, 8 showed no unequal loss in 12 steps.
+EXACT means the same streams, the same losses to the bit, the same digests of gradients, weights and random states, the
+same optimizer steps, the same final weights where both runs have a digest of them, and both runs ended normally.
+Losses alone are a weak witness: in 68 pairs of CPU set-ups whose gradients differed from the first step on, 8 showed no
+unequal loss in 12 steps.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reprobox.trajectory.bits import decimal, ulps, value_of
-from reprobox.trajectory.model import Divergence, Loss, Outcome, Tolerance, Trajectory, Verdict
+from reprobox.trajectory.bits import decimal, ulps, unscaled
+from reprobox.trajectory.model import Digest, Divergence, Loss, Outcome, Tolerance, Trajectory, Verdict
+
+_DIGESTED = {"gradients": "the gradients", "weights": "the weights", "rng": "the random states"}
 
 
 class Output(Protocol):
@@ -37,8 +41,9 @@ def compare(
 
     The first divergence is the one at the lowest step over all streams. With a tolerance the verdict is
     WITHIN_TOLERANCE when every loss satisfies it though not all bits agree; `first_divergence` then names the first
-    loss that differs at all. INCOMPARABLE when neither run recorded a loss or final weights (compare their outputs
-    instead), or when all losses agree as far as a recorded run goes that was itself cut off.
+    loss or digest that differs at all. Digests are compared where both runs have one. INCOMPARABLE when neither run
+    recorded a loss or final weights (compare their outputs instead), or when all losses agree as far as a recorded run
+    goes that was itself cut off.
     """
     runs = [*recorded, *replayed]
     if not any(one.losses for one in runs) and not (runs and all(one.weights for one in runs)):
@@ -47,7 +52,7 @@ def compare(
     common = sum(min(len(first.losses), len(second.losses)) for first, second in pairs)
     scan = _scan(pairs, tolerance)
     if scan.stop is not None:
-        looked_at = sum(min(len(first.losses), len(second.losses), scan.stop.step + 1) for first, second in pairs)
+        looked_at = sum(min(len(first.losses), len(second.losses), scan.stop.order[0] + 1) for first, second in pairs)
         return Verdict(
             outcome=Outcome.DIVERGED,
             steps_compared=looked_at,
@@ -68,8 +73,10 @@ def compare(
     ends = [end for stream, (first, second) in enumerate(pairs) if (end := _end_difference(stream, first, second))]
     if ends:
         return _diverged(common, *ends[0])
-    if scan.first_difference is not None:
+    if scan.first_difference is not None and common:
         return _within(common, scan)
+    if scan.first_difference is not None:
+        return _diverged(common, _reason(scan.first_difference), scan.first_difference)
     weights = [one for stream, (first, second) in enumerate(pairs) if (one := _weights(stream, first, second))]
     if not weights:
         return Verdict(outcome=Outcome.EXACT, steps_compared=common, reason=_exact_reason(common, pairs))
@@ -85,9 +92,9 @@ def compare(
 
 
 class LiveComparison:
-    """Compares losses as they are recorded, so that a replay can be stopped at the first divergence.
+    """Compares losses and digests as they are recorded, so that a replay can be stopped at the first divergence.
 
-    `divergence` stays None while all is well; `differing` is the first loss that differs at all, which under a
+    `divergence` stays None while all is well; `differing` is the first that differs at all, which under a
     tolerance need not be a divergence; `steps_compared` counts the losses looked at. It never says that a replay is
     good: `compare` does, at the end.
     """
@@ -95,6 +102,10 @@ class LiveComparison:
     def __init__(self, recorded: Sequence[Trajectory], *, tolerance: Tolerance | None = None) -> None:
         """Compare against `recorded`."""
         self._recorded = recorded
+        processes = [one.process for one in recorded]
+        distinct = len(set(processes)) == len(processes)
+        self._streams = {process: at for at, process in enumerate(processes if distinct else range(len(processes)))}
+        self._digests = [_digest_values(one) for one in recorded]
         self._tolerance = tolerance
         self.divergence: Divergence | None = None
         self.differing: Divergence | None = None
@@ -105,22 +116,37 @@ class LiveComparison:
         """How many losses the recorded run has, over all streams."""
         return sum(len(one.losses) for one in self._recorded)
 
-    def feed(self, stream: int, losses: Iterable[Loss]) -> Divergence | None:
-        """Take in newly recorded losses of one stream (as `StreamTail.new_losses` gives them).
+    def feed(self, process: int, losses: Iterable[Loss], digests: Iterable[Digest] = ()) -> Divergence | None:
+        """Take in newly recorded losses and digests of one process (as `StreamTail.news` gives them).
 
         Return the first divergence of this replay: the same one ever after, None as long as there is none. Losses
         without a counterpart are passed over when the recorded run was cut off, or has no such stream: only the end
         can tell what to make of them.
         """
-        for loss in losses:
+        stream = self._streams.get(process)
+        if stream is None:
+            return self.divergence
+        # As they happened: a digest follows the step that follows the loss.
+        records: list[tuple[int, int, Loss | Digest]] = [(loss.optimizer_step, 0, loss) for loss in losses]
+        records += [(digest.optimizer_step, 1, digest) for digest in digests]
+        for _, _, record in sorted(records, key=lambda one: one[:2]):
             if self.divergence is not None:
                 break
-            self._take(stream, loss)
+            if isinstance(record, Loss):
+                self._take_loss(stream, record)
+            else:
+                self._take_digest(stream, record)
         return self.divergence
 
-    def _take(self, stream: int, loss: Loss) -> None:
-        if stream >= len(self._recorded):
-            return
+    def _take_digest(self, stream: int, digest: Digest) -> None:
+        value = self._digests[stream].get(_place(digest))
+        if value is not None and value != digest.value:
+            difference = _digest_divergence(stream, self._recorded[stream], value, digest)
+            self.differing = self.differing or difference
+            if self._tolerance is None:
+                self.divergence = difference
+
+    def _take_loss(self, stream: int, loss: Loss) -> None:
         known = self._recorded[stream]
         if loss.step < len(known.losses):
             self.steps_compared += 1
@@ -164,9 +190,9 @@ def compare_outputs(recorded: Sequence[Output], replayed: Sequence[Output]) -> V
 
 @dataclass(frozen=True, kw_only=True)
 class _Stop:
-    """Where the comparison of losses ends in a divergence."""
+    """Where the comparison ends in a divergence; `order` is (step, 0) for a loss, (step before it, 1) for a digest."""
 
-    step: int
+    order: tuple[int, int]
     divergence: Divergence
 
 
@@ -181,7 +207,7 @@ class _Scan:
 
 def _scan(pairs: Sequence[tuple[Trajectory, Trajectory]], tolerance: Tolerance | None) -> _Scan:
     stops: list[_Stop] = []
-    differences: list[tuple[int, Divergence]] = []
+    differences: list[tuple[tuple[int, int], Divergence]] = []
     largest = (0.0, 0)
     for stream, (first, second) in enumerate(pairs):
         differs = False
@@ -190,21 +216,62 @@ def _scan(pairs: Sequence[tuple[Trajectory, Trajectory]], tolerance: Tolerance |
                 continue
             if not differs:
                 differs = True
-                differences.append((loss.step, _loss_divergence(stream, original, loss)))
+                differences.append(((loss.step, 0), _loss_divergence(stream, original, loss)))
             if not _tolerated(original, loss, tolerance):
-                stops.append(_Stop(step=loss.step, divergence=_loss_divergence(stream, original, loss)))
+                stops.append(_Stop(order=(loss.step, 0), divergence=_loss_divergence(stream, original, loss)))
                 break
-            apart = abs(value_of(loss.bits, loss.dtype) - value_of(original.bits, original.dtype))
+            apart = abs(_value(loss) - _value(original))
             if apart > largest[0]:
                 largest = (apart, loss.step)
         else:
             end = _length(stream, first, second)
             if end is not None:
                 stops.append(end)
+        digest = _first_digest(stream, first, second)
+        if digest is not None:
+            differences.append((digest.order, digest.divergence))
+            if tolerance is None:
+                stops.append(digest)
     return _Scan(
-        stop=min(stops, key=lambda one: one.step, default=None),
+        stop=min(stops, key=lambda one: one.order, default=None),
         first_difference=min(differences, key=lambda one: one[0])[1] if differences else None,
         largest=largest,
+    )
+
+
+def _value(loss: Loss) -> float:
+    return unscaled(loss.bits, loss.dtype, loss.scale)
+
+
+def _place(digest: Digest) -> tuple[int, str, int]:
+    return digest.optimizer_step, digest.what, digest.optimizer
+
+
+def _digest_values(trajectory: Trajectory) -> dict[tuple[int, str, int], str]:
+    return {_place(one): one.value for one in trajectory.digests}
+
+
+def _first_digest(stream: int, first: Trajectory, second: Trajectory) -> _Stop | None:
+    """Return where two streams' digests differ first, among those that both have."""
+    known = _digest_values(first)
+    for digest in second.digests:
+        value = known.get(_place(digest))
+        if value is not None and value != digest.value:
+            divergence = _digest_divergence(stream, first, value, digest)
+            return _Stop(order=(divergence.step or 0, 1), divergence=divergence)
+    return None
+
+
+def _digest_divergence(stream: int, first: Trajectory, value: str, digest: Digest) -> Divergence:
+    """Describe a digest that differs; its step is that of the last loss before it."""
+    before = bisect_right(first.losses, digest.optimizer_step, key=lambda loss: loss.optimizer_step)
+    return Divergence(
+        what=digest.what,
+        stream=stream,
+        step=max(0, before - 1),
+        optimizer_step=digest.optimizer_step,
+        recorded=value,
+        replayed=digest.value,
     )
 
 
@@ -212,7 +279,7 @@ def _tolerated(original: Loss, loss: Loss, tolerance: Tolerance | None) -> bool:
     """Say whether an unequal loss satisfies the tolerance, which is on its value alone."""
     if tolerance is None or original.optimizer_step != loss.optimizer_step:
         return False
-    first, second = value_of(original.bits, original.dtype), value_of(loss.bits, loss.dtype)
+    first, second = _value(original), _value(loss)
     if math.isnan(first) or math.isnan(second):
         return math.isnan(first) and math.isnan(second)
     if math.isinf(first) or math.isinf(second):
@@ -224,9 +291,9 @@ def _length(stream: int, first: Trajectory, second: Trajectory) -> _Stop | None:
     """Return where one stream ends before the other; None when neither does, or when the recorded one was cut off."""
     known, found = len(first.losses), len(second.losses)
     if found < known:
-        return _Stop(step=found, divergence=_length_divergence(stream, first.losses[found], None))
+        return _Stop(order=(found, 0), divergence=_length_divergence(stream, first.losses[found], None))
     if found > known and first.complete:
-        return _Stop(step=known, divergence=_length_divergence(stream, None, second.losses[known]))
+        return _Stop(order=(known, 0), divergence=_length_divergence(stream, None, second.losses[known]))
     return None
 
 
@@ -239,6 +306,10 @@ def _end_difference(stream: int, first: Trajectory, second: Trajectory) -> tuple
     if first.optimizer_steps != second.optimizer_steps:
         before, after = str(first.optimizer_steps), str(second.optimizer_steps)
         reason = f"all losses agree, but the replay took {after} optimizer steps instead of {before}"
+        return reason, Divergence(what="length", stream=stream, step=step, recorded=before, replayed=after)
+    if first.skipped_steps != second.skipped_steps:
+        before, after = str(first.skipped_steps), str(second.skipped_steps)
+        reason = f"all losses agree, but a GradScaler skipped {after} optimizer steps instead of {before}"
         return reason, Divergence(what="length", stream=stream, step=step, recorded=before, replayed=after)
     return None
 
@@ -286,19 +357,31 @@ def _length_divergence(stream: int, original: Loss | None, loss: Loss | None) ->
 
 
 def _reason(divergence: Divergence) -> str:
-    """Return the sentence for a divergence between losses."""
+    """Return the sentence for a divergence between losses or digests."""
     where = f"step {divergence.step}" + (f" of process {divergence.stream}" if divergence.stream else "")
+    if divergence.what in _DIGESTED:
+        process = f" in process {divergence.stream}" if divergence.stream else ""
+        step = divergence.optimizer_step
+        return (
+            f"{_DIGESTED[divergence.what]} differ after optimizer step {step}{process}, though the losses so far agree"
+        )
     if divergence.what == "length":
         shorter = "replay" if divergence.replayed is None else "recorded run"
         return f"the {shorter} has no loss at {where}, the other has"
     if divergence.recorded_bits == divergence.replayed_bits:
-        return f"the loss at {where} was computed in another dtype or after another number of optimizer steps"
+        return f"the loss at {where} was computed in another dtype or scale, or after another number of optimizer steps"
     apart = "" if divergence.ulps is None else f", {divergence.ulps} ULP apart"
     return f"the loss at {where} is {divergence.replayed} instead of {divergence.recorded}{apart}"
 
 
 def _within(common: int, scan: _Scan) -> Verdict:
     size, step = scan.largest
+    first = scan.first_difference
+    if first is not None and first.what in _DIGESTED and not size:
+        reason = (
+            f"all {common} losses are equal to the bit; {_DIGESTED[first.what]} differ, which the tolerance leaves open"
+        )
+        return Verdict(outcome=Outcome.WITHIN_TOLERANCE, steps_compared=common, reason=reason, first_divergence=first)
     reason = f"all {common} losses satisfy the tolerance; the largest difference is {size:.3g}, at step {step}"
     return Verdict(
         outcome=Outcome.WITHIN_TOLERANCE, steps_compared=common, reason=reason, first_divergence=scan.first_difference
@@ -309,7 +392,13 @@ def _exact_reason(common: int, pairs: Sequence[tuple[Trajectory, Trajectory]]) -
     weights = all(first.weights is not None and second.weights is not None for first, second in pairs)
     if not common:
         return "neither run recorded a loss; the final weights are equal to the bit"
-    return f"all {common} losses{' and the final weights' if weights else ''} are equal to the bit"
+    digests = sum(len(_digest_values(first).keys() & _digest_values(second).keys()) for first, second in pairs)
+    parts = [
+        f"all {common} losses",
+        *([f"{digests} digests"] if digests else []),
+        *(["the final weights"] if weights else []),
+    ]
+    return f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} are equal to the bit"
 
 
 def _diverged(steps: int, reason: str, divergence: Divergence) -> Verdict:

@@ -9,32 +9,47 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.runtime import protocol
 from reprobox.trajectory.bits import WIDTHS
-from reprobox.trajectory.model import Loss, Trajectory
+from reprobox.trajectory.codec import DIGESTED, EVENTS, is_scale
+from reprobox.trajectory.model import Digest, Loss, Trajectory
 
 _CHUNK = 1 << 20
 _LONGEST_LINE = 1 << 16
 _STREAM_NAME = re.compile(re.escape(protocol.STREAM_PREFIX) + r"(\d{3,9})" + re.escape(protocol.STREAM_SUFFIX))
 _HEX = {dtype: re.compile(rf"[0-9a-f]{{{2 * width}}}") for dtype, width in WIDTHS.items()}
 _COUNT = re.compile(r"\d{1,15}")
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 _WEIGHTS = re.compile(r"(sha256:)?[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What one process has recorded since it was last looked at."""
+
+    process: int
+    losses: tuple[Loss, ...]
+    digests: tuple[Digest, ...]
 
 
 class _Stream:
     """Follows one stream file as it grows.
 
-    `losses` holds all losses so far, `damage` says in one line why the rest of the file is not read, if so; `complete`
-    is True once the process said `end`.
+    `losses` and `digests` hold all so far, `damage` says in one line why the rest of the file is not read, if so;
+    `complete` is True once the process said `end`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Remember where to read; the file need not exist yet."""
+    def __init__(self, path: Path, number: int) -> None:
+        """Remember where to read the stream of process `number`; the file need not exist yet."""
         self.path = path
+        self.number = number
         self.losses: list[Loss] = []
+        self.digests: list[Digest] = []
         self.optimizer_steps = 0
+        self.skipped_steps = 0
         self.weights: str | None = None
         self.complete = False
         self.damage: str | None = None
@@ -42,9 +57,9 @@ class _Stream:
         self._half = b""
         self._line = 0
 
-    def read(self) -> tuple[Loss, ...]:
-        """Return the losses written since the last call. Costs what was appended, however long the stream is."""
-        before = len(self.losses)
+    def read(self) -> News:
+        """Return what was written since the last call. Costs what was appended, however long the stream is."""
+        losses, digests = len(self.losses), len(self.digests)
         descriptor = self._open() if self.damage is None else None
         if descriptor is not None:
             with os.fdopen(descriptor, "rb") as handle:
@@ -52,7 +67,7 @@ class _Stream:
                 while self.damage is None and (chunk := handle.read(_CHUNK)):
                     self._offset += len(chunk)
                     self._take(chunk)
-        return tuple(self.losses[before:])
+        return News(process=self.number, losses=tuple(self.losses[losses:]), digests=tuple(self.digests[digests:]))
 
     def trajectory(self) -> Trajectory:
         """Return everything read so far. A damaged stream is not complete."""
@@ -63,6 +78,9 @@ class _Stream:
             weights=self.weights if complete else None,
             complete=complete,
             damage=self.damage,
+            process=self.number,
+            skipped_steps=self.skipped_steps,
+            digests=tuple(self.digests),
         )
 
     def _open(self) -> int | None:
@@ -110,6 +128,12 @@ class _Stream:
             if len(fields) != 3 or not _COUNT.fullmatch(fields[1]):
                 return "not a step record"
             self.optimizer_steps += 1
+        elif fields[0] == "skip":
+            if len(fields) != 3 or not _COUNT.fullmatch(fields[1]):
+                return "not a skip record"
+            self.skipped_steps += 1
+        elif fields[0] == "digest":
+            return self._digest(fields)
         elif fields[0] == "end":
             if len(fields) != 2 or not (fields[1] == "-" or _WEIGHTS.fullmatch(fields[1])):
                 return "not an end record"
@@ -118,18 +142,35 @@ class _Stream:
         return None
 
     def _loss(self, fields: list[str]) -> str | None:
-        if len(fields) != 5 or not (_COUNT.fullmatch(fields[1]) and _COUNT.fullmatch(fields[2])):
+        if len(fields) not in (5, 7) or not (_COUNT.fullmatch(fields[1]) and _COUNT.fullmatch(fields[2])):
             return "not a loss record"
-        _, step, optimizer_step, dtype, bits = fields
+        _, step, optimizer_step, dtype, bits, event, scale = [*fields, "backward", "1"][:7]
         if dtype not in WIDTHS:
             return f"unknown dtype {dtype[:40]!r}"
         if not _HEX[dtype].fullmatch(bits):
             return f"{bits[:40]!r} are not the bits of a {dtype}"
+        if event not in EVENTS or not is_scale(scale):
+            return f"unknown event {event[:40]!r} or scale {scale[:40]!r}"
         if int(step) != len(self.losses):
             return f"loss {step} where loss {len(self.losses)} was expected"
         if self.losses and int(optimizer_step) < self.losses[-1].optimizer_step:
             return f"optimizer step {optimizer_step} after {self.losses[-1].optimizer_step}"
-        self.losses.append(Loss(step=int(step), optimizer_step=int(optimizer_step), dtype=dtype, bits=bits))
+        self.losses.append(
+            Loss(step=int(step), optimizer_step=int(optimizer_step), dtype=dtype, bits=bits, event=event, scale=scale)
+        )
+        return None
+
+    def _digest(self, fields: list[str]) -> str | None:
+        if len(fields) != 5 or not (_COUNT.fullmatch(fields[1]) and _COUNT.fullmatch(fields[3])):
+            return "not a digest record"
+        _, optimizer_step, what, optimizer, value = fields
+        if what not in DIGESTED or not _DIGEST.fullmatch(value):
+            return f"not the digest of {', '.join(DIGESTED)}"
+        if self.digests and int(optimizer_step) < self.digests[-1].optimizer_step:
+            return f"the digest of optimizer step {optimizer_step} after {self.digests[-1].optimizer_step}"
+        self.digests.append(
+            Digest(optimizer_step=int(optimizer_step), what=what, optimizer=int(optimizer), value=value)
+        )
         return None
 
 
@@ -141,15 +182,15 @@ class StreamTail:
         self._record = record
         self._streams: dict[int, _Stream] = {}
 
-    def new_losses(self) -> tuple[tuple[int, tuple[Loss, ...]], ...]:
-        """Return the losses written since the last call, by the number of their stream; nothing where nothing is new.
+    def news(self) -> tuple[News, ...]:
+        """Return what was written since the last call, by process; nothing where nothing is new.
 
         Costs as much as what was appended, however long the streams are.
         """
         for number, path in _stream_files(self._record):
-            self._streams.setdefault(number, _Stream(path))
-        found = ((number, self._streams[number].read()) for number in sorted(self._streams))
-        return tuple((number, losses) for number, losses in found if losses)
+            self._streams.setdefault(number, _Stream(path, number))
+        found = (self._streams[number].read() for number in sorted(self._streams))
+        return tuple(news for news in found if news.losses or news.digests)
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Return everything read so far, one Trajectory a stream, by number."""
@@ -164,7 +205,7 @@ def read_streams(record: Path) -> tuple[Trajectory, ...]:
     reason.
     """
     tail = StreamTail(record)
-    tail.new_losses()
+    tail.news()
     return tail.trajectories()
 
 

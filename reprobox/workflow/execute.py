@@ -18,16 +18,16 @@ from reprobox.progress import Observer
 from reprobox.runtime import protocol
 from reprobox.runtime.seeding import SCHEME
 from reprobox.spec import RunSpec, parse_size
-from reprobox.trajectory.bits import decimal
-from reprobox.trajectory.model import Loss, Trajectory
-from reprobox.trajectory.reader import StreamTail, read_streams
+from reprobox.trajectory.bits import shown
+from reprobox.trajectory.model import Trajectory
+from reprobox.trajectory.reader import News, StreamTail, read_streams
 from reprobox.workflow.paths import RunPaths, storage_error
 
-Watch = Callable[[int, Sequence[Loss]], None]
+Watch = Callable[[News], None]
 
 
 class StopEarly(Exception):
-    """Raised by a watcher of losses to end the program: what was to be learnt is known."""
+    """Raised by a watcher of the record to end the program: what was to be learnt is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Result:
 def execute(job: Job, observer: Observer, watch: Watch | None = None) -> Result:
     """Run the program to its end and gather its record.
 
-    `watch` is given the number of a stream and its new losses as they are written, and may raise StopEarly. Never
+    `watch` is given what each process records as it is written, and may raise StopEarly. Never
     raises for what goes wrong under way: the Result says it, so that the caller can keep all that was recorded.
     """
     result = Result(started=datetime.now(UTC))
@@ -101,11 +101,13 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
 
         def tick() -> None:
             nonlocal done
-            for stream, losses in tail.new_losses():
-                done += len(losses)
-                observer.step(done, job.total, decimal(losses[-1].bits, losses[-1].dtype))
+            for news in tail.news():
+                if news.losses:
+                    done += len(news.losses)
+                    last = news.losses[-1]
+                    observer.step(done, job.total, shown(last.bits, last.dtype, last.scale))
                 if watch is not None:
-                    watch(stream, losses)
+                    watch(news)
 
         with job.engine.start(plan) as execution:
             observer.training_started()
@@ -132,6 +134,7 @@ def _lay_out_runtime(job: Job) -> None:
         "seed_scheme": SCHEME,
         "deterministic": job.spec.deterministic,
         "threads": job.spec.resources.cpus,
+        "digest_every": job.spec.trajectory.digest_every,
     }
     (job.paths.record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 

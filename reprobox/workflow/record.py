@@ -26,8 +26,9 @@ from reprobox.runtime.seeding import SCHEME
 from reprobox.snapshot.data import hash_outputs
 from reprobox.snapshot.model import CodeRecord, DataRecord
 from reprobox.spec import RunSpec
-from reprobox.trajectory.bits import decimal
+from reprobox.trajectory.bits import shown
 from reprobox.trajectory.codec import encode_stream, losses_tsv, trajectory_digest
+from reprobox.trajectory.model import Loss
 from reprobox.validation import printable
 from reprobox.workflow.environment import Environment
 from reprobox.workflow.execute import Result
@@ -82,8 +83,8 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
         result=ResultRecord(
             steps=len(losses),
             optimizer_steps=sum(stream.optimizer_steps for stream in streams),
-            first_loss=decimal(losses[0].bits, losses[0].dtype) if losses else None,
-            final_loss=decimal(losses[-1].bits, losses[-1].dtype) if losses else None,
+            first_loss=_shown(losses[0]) if losses else None,
+            final_loss=_shown(losses[-1]) if losses else None,
             trajectory=trajectory_digest(streams),
             weights=weights.pop() if len(weights) == 1 else None,
             outputs=outputs,
@@ -109,6 +110,10 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
     )
     write_manifest(manifest, paths.manifest)
     return manifest
+
+
+def _shown(loss: Loss) -> str:
+    return shown(loss.bits, loss.dtype, loss.scale)
 
 
 def _writable(value: Any) -> Any:

@@ -30,7 +30,8 @@ from reprobox.snapshot.data import check_data
 from reprobox.snapshot.model import CodeRecord
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.comparison import LiveComparison
-from reprobox.trajectory.model import Loss, Tolerance, Trajectory, Verdict
+from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
+from reprobox.trajectory.reader import News
 from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
@@ -238,8 +239,8 @@ def _watcher(recorded: Sequence[Trajectory], request: ReplayRequest) -> Watch:
     """Compare while the replay runs; with --fail-fast the first difference ends it."""
     live = LiveComparison(recorded, tolerance=request.tolerance)
 
-    def watch(stream: int, losses: Sequence[Loss]) -> None:
-        if live.feed(stream, losses) is not None and request.fail_fast:
+    def watch(news: News) -> None:
+        if live.feed(news.process, news.losses, news.digests) is not None and request.fail_fast:
             raise StopEarly
 
     return watch

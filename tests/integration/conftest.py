@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from reprobox.runtime import protocol
+from reprobox.trajectory.model import Trajectory
+from reprobox.trajectory.reader import read_streams
+
 REPROBOX = Path(sys.executable).parent / "reprobox"
 
 
@@ -123,3 +127,109 @@ def tiny(tmp_path: Path) -> Path:
     (folder / "train.py").write_text(TINY)
     (folder / "reprobox.yaml").write_text("name: tiny\ncommand: [python, train.py]\ndeterministic: true\n")
     return folder
+
+
+class Training:
+    """Runs a training in plain Python with the runtime laid out as an engine lays it out, and reads its record."""
+
+    HEAD = """
+import struct
+import torch
+torch.manual_seed(0)
+features = torch.randn(8, 4)
+targets = features.sum(1, keepdim=True)
+def seen(*values):
+    for value in values:
+        print("seen", struct.pack(">f", float(value)).hex())
+def loss_of(model, scale=1.0):
+    return ((model(features * scale) - targets) ** 2).mean()
+"""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        self.python = python
+        self.folder = folder
+        self.streams: tuple[Trajectory, ...] = ()
+        self.warnings: list[str] = []
+        self.facts: list[dict[str, Any]] = []
+        self.seen: list[str] = []
+
+    def run(
+        self,
+        code: str,
+        *,
+        launch: tuple[str, ...] = (),
+        code_ends: int = 0,
+        deterministic: bool = True,
+        env: Mapping[str, str] | None = None,
+        digest_every: int = 10,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `code`, as `python [launch] train.py`, and read what was recorded.
+
+        `seen` are the bits of the losses that the program itself printed with its function `seen`.
+        """
+        here = Path(tempfile.mkdtemp(dir=self.folder))
+        record, site = here / "record", here / "site"
+        record.mkdir()
+        runtime = Path(protocol.__file__).parent
+        shutil.copytree(runtime, site / "reprobox" / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(runtime / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
+        config = {"seed": 42, "seed_scheme": 1, "deterministic": deterministic, "threads": 1}
+        (record / protocol.CONFIG_FILE).write_text(json.dumps({**config, "digest_every": digest_every}))
+        (here / "train.py").write_text(self.HEAD + code)
+        variables = {
+            "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
+            "HOME": str(here),
+            "TMPDIR": str(here),
+            "PYTHONPATH": str(site),
+            "PYTHONHASHSEED": "42",
+            "OMP_NUM_THREADS": "1",
+            "MKL_DYNAMIC": "FALSE",
+            "HF_HUB_OFFLINE": "1",
+            protocol.RECORD_VARIABLE: str(record),
+            **(env or {}),
+        }
+        done = subprocess.run(
+            [self.python, *launch, "train.py"],
+            cwd=here,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == code_ends, f"{done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        self.streams = read_streams(record)
+        self.facts = [json.loads(path.read_text()) for path in sorted(record.glob("facts-*"))]
+        self.warnings = [text for content in self.facts for text in content["warnings"]]
+        self.seen = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("seen ")]
+        return done
+
+    @property
+    def bits(self) -> list[str]:
+        """The bits of all losses of all processes, in order."""
+        return [loss.bits for stream in self.streams for loss in stream.losses]
+
+
+@pytest.fixture(scope="session")
+def training_python(reprobox: Reprobox, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with torch and what trains with it, made by reprobox itself.
+
+    REPROBOX_TEST_PYTHON names one that is ready, to save the minute that this takes.
+    """
+    ready = os.environ.get("REPROBOX_TEST_PYTHON")
+    if ready:
+        return ready
+    folder = tmp_path_factory.mktemp("environment")
+    (folder / "requirements.txt").write_text(
+        "torch==2.13.0\nnumpy\ntransformers\naccelerate\nlightning\nnbclient\nipykernel\n"
+    )
+    program = "import sys, pathlib; pathlib.Path('outputs').mkdir(); pathlib.Path('outputs/p').write_text(sys.prefix)"
+    (folder / "where.py").write_text(program)
+    done = reprobox("run", "--json", "--engine", "local", "--", "python", "where.py", folder=folder)
+    return (Path(done.data["run_dir"]) / "work" / "outputs" / "p").read_text() + "/bin/python"
+
+
+@pytest.fixture
+def training(training_python: str, tmp_path: Path) -> Training:
+    """What runs one training of a test's own."""
+    return Training(training_python, tmp_path)

@@ -53,4 +53,6 @@ def test_numpy_gets_32_bit_words(value: int) -> None:
     seeding.seed_numpy(module, value)
     words = module.given if isinstance(module.given, list) else [module.given]
     assert all(0 <= word < 2**32 for word in words)
-    assert sum(word << (32 * place) for place, word in enumerate(words)) == value
+    assert sum(word << (32 * place) for place, word in enumerate(words[:2])) == value
+    # Python's random, given the value, starts from these two words alone; with the same ones it would draw the same.
+    assert words[2:] == ([1] if value >= 2**32 else [])

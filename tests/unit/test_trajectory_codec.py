@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from reprobox.errors import ManifestError
 from reprobox.trajectory.bits import WIDTHS
-from reprobox.trajectory.codec import decode_stream, encode_stream, losses_tsv, trajectory_digest
-from reprobox.trajectory.model import Loss, StreamRecord, Trajectory
+from reprobox.trajectory.codec import DIGESTED, EVENTS, decode_stream, encode_stream, losses_tsv, trajectory_digest
+from reprobox.trajectory.model import Digest, Loss, StreamRecord, Trajectory
 
 
 def trajectory_of(values: list[tuple[str, str, int]], **more: object) -> Trajectory:
@@ -38,11 +38,24 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
             st.integers(0, 2**40),
         )
     )
-    return trajectory_of(
+    digest = st.builds(
+        Digest,
+        optimizer_step=st.integers(0, 2**40),
+        what=st.sampled_from(DIGESTED),
+        optimizer=st.integers(0, 300),
+        value=st.binary(min_size=8, max_size=8).map(bytes.hex),
+    )
+    plain = trajectory_of(
         draw(st.lists(one, max_size=30)),
+        digests=tuple(sorted(draw(st.lists(digest, max_size=9)), key=lambda one: one.optimizer_step)),
+        process=draw(st.integers(0, 9)),
+        skipped_steps=draw(st.integers(0, 9)),
         weights=draw(st.none() | st.just("sha256:" + "ab" * 32)),
         complete=draw(st.booleans()),
     )
+    seen = [draw(st.tuples(st.sampled_from(EVENTS), st.sampled_from(["1", "65536", "0.25"]))) for _ in plain.losses]
+    losses = [dataclasses.replace(loss, event=a, scale=b) for loss, (a, b) in zip(plain.losses, seen, strict=True)]
+    return dataclasses.replace(plain, losses=tuple(losses))
 
 
 @given(trajectories())
@@ -89,6 +102,12 @@ def test_the_table_has_step_bits_and_decimal() -> None:
     assert losses_tsv(None) == "step\tbits\tdecimal\n"
 
 
+def test_a_known_scale_has_its_own_column() -> None:
+    scaled = trajectory_of([("float32", "47800000", 0)])
+    scaled = dataclasses.replace(scaled, losses=(dataclasses.replace(scaled.losses[0], scale="65536"),))
+    assert losses_tsv(scaled) == "step\tbits\tdecimal\tscale\n0\t47800000\t65536\t65536\n"
+
+
 def test_the_trajectory_digest_tells_streams_steps_and_dtypes_apart() -> None:
     one = trajectory_of([("float32", "3dcccccd", 0), ("float32", "3dccccce", 1)])
     variants = [
@@ -130,8 +149,16 @@ GOOD = encode_stream(trajectory_of([("float32", "3dcccccd", 0), ("float32", "3dc
         ({"count": 2**40}, "expected 0 to"),
         ({"dtype": "float32*1"}, "do not add up"),
         ({"dtype": "float32*999999999,float32*999999999"}, "do not add up"),
-        ({"dtype": "int8"}, "'int8' is not one of"),
+        ({"dtype": "int8"}, "'int8' is neither a dtype"),
         ({"sha256": "0" * 64}, "the manifest says"),
+        ({"event": "backward*1"}, "event: its runs do not add up"),
+        ({"scale": "0"}, "neither a scale"),
+        ({"scale": "1e999"}, "neither a scale"),
+        ({"digest_count": 2}, "digests"),
+        ({"digest_count": 2**40}, "expected 0 to"),
+        ({"digest_count": 1, "digests": packed(b"\0\3" + b"x" * 8)}, "they are not 1 digests"),
+        ({"digest_count": 1, "digests": packed(b"\0\0" + b"x" * 9)}, "they are not 1 digests"),
+        ({"digests": packed(b"\0" * 10_000_000)}, "more than the 0 bytes"),
     ],
 )
 def test_a_damaged_or_hostile_stream_is_refused_by_name(change: dict[str, object], word: str) -> None:

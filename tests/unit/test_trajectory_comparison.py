@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reprobox.snapshot.model import OutputRecord
 from reprobox.trajectory.comparison import LiveComparison, compare, compare_outputs
-from reprobox.trajectory.model import Loss, Outcome, Tolerance, Trajectory
+from reprobox.trajectory.model import Digest, Loss, Outcome, Tolerance, Trajectory
 
 NAN = "7fc00000"
 A, B = "sha256:" + "aa" * 32, "sha256:" + "bb" * 32
@@ -58,6 +58,75 @@ def test_equal_losses_with_other_weights_diverge_because_losses_are_a_weak_witne
     assert verdict.outcome is Outcome.DIVERGED
     assert verdict.first_divergence is not None
     assert verdict.first_divergence.what == "weights"
+
+
+def digests(*values: str, what: str = "weights") -> tuple[Digest, ...]:
+    """Digests after the first, second, ... optimizer step."""
+    return tuple(Digest(optimizer_step=at, what=what, optimizer=0, value=one) for at, one in enumerate(values))
+
+
+ONE, OTHER = "0" * 16, "f" * 16
+
+
+@pytest.mark.parametrize("what", ["gradients", "weights", "rng"])
+def test_a_digest_that_differs_is_a_divergence_at_its_step_before_any_loss_differs(what: str) -> None:
+    recorded = run(3.0, 2.0, 1.0, 0.5, digests=digests(ONE, ONE, ONE, ONE, what=what))
+    replayed = run(3.0, 2.0, 1.0, 0.25, digests=digests(ONE, OTHER, OTHER, OTHER, what=what))
+    verdict = compare([recorded], [replayed])
+    place = verdict.first_divergence
+    assert verdict.outcome is Outcome.DIVERGED
+    assert place is not None
+    assert (place.what, place.step, place.optimizer_step) == (what, 1, 1)
+    assert (place.recorded, place.replayed) == (ONE, OTHER)
+    assert verdict.steps_compared == 2
+    assert "after optimizer step 1" in verdict.reason
+
+
+def test_a_loss_that_differs_comes_before_the_digest_of_its_step() -> None:
+    recorded = run(3.0, 2.0, digests=digests(ONE, ONE))
+    replayed = run(3.0, 2.5, digests=digests(ONE, OTHER))
+    assert (
+        compare([recorded], [replayed]).first_divergence == compare([run(3.0, 2.0)], [run(3.0, 2.5)]).first_divergence
+    )
+
+
+def test_digests_that_only_one_run_has_are_passed_over() -> None:
+    verdict = compare([run(3.0, 2.0, digests=digests(ONE, ONE))], [run(3.0, 2.0, digests=digests(ONE))])
+    assert verdict.outcome is Outcome.EXACT
+    assert verdict.reason == "all 2 losses, 1 digests and the final weights are equal to the bit"
+
+
+def test_a_tolerance_leaves_digests_open_but_is_never_exact() -> None:
+    recorded, replayed = run(3.0, digests=digests(ONE)), run(3.0, digests=digests(OTHER))
+    verdict = compare([recorded], [replayed], tolerance=Tolerance(absolute=0.1))
+    assert verdict.outcome is Outcome.WITHIN_TOLERANCE
+    assert verdict.first_divergence is not None
+    assert verdict.first_divergence.what == "weights"
+
+
+def test_another_number_of_skipped_steps_diverges() -> None:
+    verdict = compare([run(3.0, skipped_steps=1)], [run(3.0)])
+    assert verdict.outcome is Outcome.DIVERGED
+    assert "skipped 0 optimizer steps instead of 1" in verdict.reason
+
+
+def test_a_tolerance_is_on_losses_less_their_known_scale() -> None:
+    def scaled(value: float) -> Trajectory:
+        plain = run(value * 1024)
+        return dataclasses.replace(plain, losses=(dataclasses.replace(plain.losses[0], scale="1024"),))
+
+    assert compare([scaled(1.0)], [scaled(1.05)], tolerance=Tolerance(absolute=0.1)).outcome is Outcome.WITHIN_TOLERANCE
+    assert compare([scaled(1.0)], [scaled(1.2)], tolerance=Tolerance(absolute=0.1)).outcome is Outcome.DIVERGED
+
+
+def test_a_live_comparison_sees_the_digest_that_differs_even_in_one_breath_with_later_losses() -> None:
+    recorded = run(3.0, 2.0, 1.0, digests=digests(ONE, ONE, ONE), process=4)
+    replayed = run(3.0, 2.0, 9.0, digests=digests(ONE, OTHER, OTHER))
+    live = LiveComparison([recorded])
+    found = live.feed(4, replayed.losses, replayed.digests)
+    assert found is not None
+    assert found == compare([recorded], [replayed]).first_divergence
+    assert (found.what, found.optimizer_step) == ("weights", 1)
 
 
 def test_weights_count_only_where_both_runs_have_a_digest() -> None:

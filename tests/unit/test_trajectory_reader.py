@@ -117,6 +117,45 @@ def test_optimizer_steps_that_fall_are_damage(tmp_path: Path) -> None:
     assert stream.damage == "stream-000.records, line 3: optimizer step 4 after 5"
 
 
+def test_events_scales_skipped_steps_and_digests_are_read(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        STREAM_HEADER
+        + "loss\t0\t0\tfloat32\t3dcccccd\tgrad\t65536\n"
+        + "skip\t0\t0\nstep\t0\t0\n"
+        + "digest\t0\tgradients\t0\t0123456789abcdef\ndigest\t0\trng\t0\tffffffffffffffff\nend\t-\n",
+        3,
+    )
+    (stream,) = read_streams(tmp_path)
+    assert (stream.losses[0].event, stream.losses[0].scale) == ("grad", "65536")
+    assert (stream.process, stream.optimizer_steps, stream.skipped_steps) == (3, 1, 1)
+    assert [(one.what, one.value) for one in stream.digests] == [
+        ("gradients", "0123456789abcdef"),
+        ("rng", "ffffffffffffffff"),
+    ]
+    assert stream.complete
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss\t0\t0\tfloat32\t3dcccccd\tlooked\t1",
+        "loss\t0\t0\tfloat32\t3dcccccd\tgrad\t0",
+        "loss\t0\t0\tfloat32\t3dcccccd\tgrad\tinf",
+        "loss\t0\t0\tfloat32\t3dcccccd\tgrad",
+        "skip\tx\t0",
+        "digest\t0\tweather\t0\t0123456789abcdef",
+        "digest\t0\tweights\t0\t0123",
+    ],
+)
+def test_a_damaged_event_skip_or_digest_ends_the_stream_there(tmp_path: Path, line: str) -> None:
+    write(tmp_path, STREAM_HEADER + line + "\nend\t-\n")
+    (stream,) = read_streams(tmp_path)
+    assert stream.damage is not None
+    assert "line 2" in stream.damage
+    assert not stream.complete
+
+
 def test_links_and_pipes_that_the_program_planted_are_not_opened(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text(GOOD)
@@ -132,22 +171,22 @@ def test_links_and_pipes_that_the_program_planted_are_not_opened(tmp_path: Path)
 
 def test_a_tail_gives_each_loss_once_while_the_stream_grows(tmp_path: Path) -> None:
     tail = StreamTail(tmp_path)
-    assert tail.new_losses() == ()
+    assert tail.news() == ()
     path = write(tmp_path, GOOD[:60])
-    first = [loss.step for _, losses in tail.new_losses() for loss in losses]
+    first = [loss.step for news in tail.news() for loss in news.losses]
     with path.open("a") as handle:
         handle.write(GOOD[60:])
     write(tmp_path, STREAM_HEADER + "loss\t0\t0\tfloat64\t3fb999999999999a\n", 1)
-    later = tail.new_losses()
-    assert first + [loss.step for number, losses in later if number == 0 for loss in losses] == [0, 1]
-    assert [len(losses) for number, losses in later if number == 1] == [1]
-    assert tail.new_losses() == ()
+    later = tail.news()
+    assert first + [loss.step for news in later if news.process == 0 for loss in news.losses] == [0, 1]
+    assert [len(news.losses) for news in later if news.process == 1] == [1]
+    assert tail.news() == ()
     assert tail.trajectories() == read_streams(tmp_path)
 
 
 @given(cuts=st.lists(st.integers(0, len(GOOD)), max_size=6))
 def test_it_does_not_matter_in_which_pieces_a_stream_arrives(cuts: list[int]) -> None:
-    stream = _Stream(Path("stream-000.records"))
+    stream = _Stream(Path("stream-000.records"), 0)
     places = [0, *sorted(cuts), len(GOOD)]
     for start, end in itertools.pairwise(places):
         stream._take(GOOD[start:end].encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,8 @@ from reprobox.engines.interface import EngineInfo, Plan
 from reprobox.errors import EngineError
 from reprobox.progress import Observer
 from reprobox.spec import ResourceSpec, RunSpec
-from reprobox.trajectory.model import Loss
-from reprobox.workflow.execute import Job, Result, StopEarly, execute, program_environment
+from reprobox.trajectory.reader import News
+from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute, program_environment
 from reprobox.workflow.paths import create_run
 
 STREAM = "reprobox-stream\t1\nloss\t0\t0\tfloat32\t3f800000\nstep\t0\t0\nloss\t1\t1\tfloat32\t3f000000\nstep\t1\t0\n"
@@ -63,9 +63,7 @@ class ScriptedEngine:
         return self.ending
 
 
-def run(
-    engine: ScriptedEngine, tmp_path: Path, watch: Callable[[int, Sequence[Loss]], None] | None = None
-) -> tuple[Result, Job]:
+def run(engine: ScriptedEngine, tmp_path: Path, watch: Watch | None = None) -> tuple[Result, Job]:
     spec = RunSpec(name="tiny", command=("python", "train.py"), resources=ResourceSpec(cpus=2))
     job = Job(spec=spec, paths=create_run(tmp_path / "runs", "tiny"), engine=engine, environment="env")
     return execute(job, Observer(), watch), job
@@ -111,8 +109,8 @@ def test_an_engine_that_died_and_a_full_disk_are_told_apart(tmp_path: Path) -> N
 def test_a_watcher_may_end_the_program(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def watch(stream: int, losses: Sequence[Loss]) -> None:
-        seen.extend(loss.step for loss in losses)
+    def watch(news: News) -> None:
+        seen.extend(loss.step for loss in news.losses)
         raise StopEarly
 
     result, _ = run(ScriptedEngine(0), tmp_path, watch)

@@ -1,0 +1,258 @@
+"""Data loaders are seeded, worker by worker and epoch by epoch, whether or not the user's script does it.
+
+The first seven tests are the scenarios in which seeding of workers was first asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Training
+
+pytestmark = pytest.mark.network
+needs_gpu = pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="there is no NVIDIA GPU")
+
+# A data set whose items tell what the worker that made them drew from each source of random numbers.
+DRAWS = """
+import random
+import numpy
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+class Draws(Dataset):
+    def __init__(self, size=8):
+        self.size = size
+    def __len__(self):
+        return self.size
+    def __getitem__(self, index):
+        worker = get_worker_info()
+        return [index, worker.id if worker else -1, torch.initial_seed(), torch.rand(()).item(), random.random(),
+            numpy.random.rand()]
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([Draws()[index] for index in range(4)])
+def rows(loader):
+    return [row for batch in loader for row in batch]
+def plain(batch):
+    return batch
+def show(label, loader):
+    for row in rows(loader):
+        print("row", label, *row)
+"""
+
+EPOCHS = """
+from torch.utils.data import DataLoader, Dataset
+class Noisy(Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return features[index] + 0.1 * torch.randn(4), targets[index]
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1)).to(DEVICE)
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+if __name__ == "__main__":
+    for epoch in range(3):
+        for inputs, wanted in DataLoader(Noisy(), batch_size=2, shuffle=True, num_workers=WORKERS):
+            optimizer.zero_grad()
+            loss = ((model(inputs.to(DEVICE)) - wanted.to(DEVICE)) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+"""
+
+
+def drawn(training: Training, code: str, **options: object) -> dict[str, list[list[str]]]:
+    """Run a program that shows loaders, and return the rows of each: index, worker, seed, and three draws."""
+    done = training.run(DRAWS + 'if __name__ == "__main__":\n' + code, **options)  # type: ignore[arg-type]
+    found: dict[str, list[list[str]]] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("row "):
+            _, label, *row = line.split()
+            found.setdefault(label, []).append(row)
+    return found
+
+
+def workers(rows: list[list[str]]) -> dict[int, int]:
+    return {int(row[1]): int(row[2]) for row in rows}
+
+
+def epochs(training: Training, count: int, device: str = "cpu") -> tuple[list[str], str | None]:
+    training.run(EPOCHS.replace("DEVICE", repr(device)).replace("WORKERS", str(count)))
+    return training.bits, training.streams[0].weights
+
+
+def test_scenario_1_two_deterministic_runs_of_three_epochs_are_identical_to_the_bit(training: Training) -> None:
+    first = epochs(training, 2)
+    assert len(first[0]) == 12
+    assert epochs(training, 2) == first
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_scenario_2_in_fast_mode_the_gpu_gives_other_bits_from_run_to_run(training: Training) -> None:
+    code = """
+device = "cuda"
+index = torch.randint(0, 8, (1 << 20,), device=device)
+weight = torch.nn.Parameter(torch.randn(8, 4, device=device))
+optimizer = torch.optim.SGD([weight], lr=1e-4)
+values = torch.randn(1 << 20, 4, device=device)
+for _ in range(20):
+    optimizer.zero_grad()
+    loss = (torch.zeros(8, 4, device=device).index_add(0, index, values * weight[index]) ** 2).mean()
+    loss.backward()
+    optimizer.step()
+"""
+    runs = []
+    for _ in range(3):
+        training.run(code, deterministic=False)
+        runs.append((training.bits, training.streams[0].weights))
+    assert any(one != runs[0] for one in runs[1:])
+    assert training.facts[0]["determinism"]["cudnn_benchmark"] is True
+
+
+def test_scenario_3_four_workers_are_seeded_with_42_43_44_45(training: Training) -> None:
+    rows = drawn(training, "    show('a', DataLoader(Draws(), num_workers=4, collate_fn=plain))")["a"]
+    assert workers(rows) == {0: 42, 1: 43, 2: 44, 3: 45}
+    assert len({row[3] for row in rows}) == len({row[4] for row in rows}) == len({row[5] for row in rows}) == 8
+
+
+def test_scenario_4_without_workers_two_runs_are_identical(training: Training) -> None:
+    assert epochs(training, 0) == epochs(training, 0)
+
+
+def test_scenario_5_the_order_of_two_epochs_repeats_from_run_to_run_and_differs_between_them(
+    training: Training,
+) -> None:
+    code = """
+    loader = DataLoader(Draws(32), shuffle=True, collate_fn=plain)
+    show('first', loader)
+    show('second', loader)
+"""
+    first = drawn(training, code)
+    assert drawn(training, code) == first
+    orders = [[row[0] for row in first[label]] for label in ("first", "second")]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_scenario_6_what_determinism_costs_is_measured(training: Training) -> None:
+    code = """
+import time
+model = torch.nn.TransformerEncoderLayer(256, 4, batch_first=True).cuda()
+optimizer = torch.optim.AdamW(model.parameters())
+inputs = torch.randn(16, 256, 256, device="cuda")
+for step in range(60):
+    if step == 20:
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+    optimizer.zero_grad()
+    loss = model(inputs).square().mean()
+    loss.backward()
+    optimizer.step()
+torch.cuda.synchronize()
+print("took", time.perf_counter() - begun)
+"""
+    took = [float(training.run(code, deterministic=mode).stdout.split()[-1]) for mode in (True, False, True, False)]
+    print("deterministic", took[::2], "fast", took[1::2])
+    assert min(took[::2]) < 1.3 * min(took[1::2])
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_scenario_7_the_mode_that_was_recorded_is_in_force_again(training: Training, deterministic: bool) -> None:
+    for _ in range(2):
+        training.run("", deterministic=deterministic)
+        flags = training.facts[0]["determinism"]
+        assert flags["use_deterministic_algorithms"] is deterministic
+        assert flags["cudnn_deterministic"] is deterministic
+        assert flags["cudnn_benchmark"] is not deterministic
+        assert flags["fill_uninitialized_memory"] is (not deterministic)
+
+
+def test_augmentation_does_not_repeat_from_epoch_to_epoch_nor_between_loaders(training: Training) -> None:
+    code = """
+    first, second = (DataLoader(Draws(4), num_workers=2, collate_fn=plain) for _ in range(2))
+    show('a0', first)
+    show('a1', first)
+    show('b0', second)
+"""
+    found = drawn(training, code)
+    assert workers(found["a0"]) == {0: 42, 1: 43}
+    draws = [row[column] for rows in found.values() for row in rows for column in (3, 4, 5)]
+    assert len(set(draws)) == len(draws)
+    assert drawn(training, code) == found
+
+
+def test_persistent_workers_go_on_from_epoch_to_epoch_and_repeat_from_run_to_run(training: Training) -> None:
+    code = """
+    loader = DataLoader(Draws(4), num_workers=2, persistent_workers=True, collate_fn=plain)
+    show('0', loader)
+    next(iter(loader))   # an epoch that is left early
+    show('2', loader)
+"""
+    found = drawn(training, code)
+    assert workers(found["0"]) == {0: 42, 1: 43}
+    assert {row[3] for row in found["0"]}.isdisjoint(row[3] for row in found["2"])
+    assert drawn(training, code) == found
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_started_afresh_get_the_same_seeds_as_forked_ones(training: Training, method: str) -> None:
+    code = """
+    for label in ("0", "1"):
+        show(label, loader)
+"""
+    made = "    loader = DataLoader(Draws(4), num_workers=2, collate_fn=plain, multiprocessing_context='{}')\n"
+    assert drawn(training, made.format(method) + code) == drawn(training, made.format("fork") + code)
+
+
+def test_iterable_data_sets_are_seeded_too(training: Training) -> None:
+    rows = drawn(training, "    show('a', DataLoader(Endless(), num_workers=2, batch_size=2, collate_fn=plain))")["a"]
+    assert workers(rows) == {0: 42, 1: 43}
+    assert len({row[3] for row in rows}) == 8
+
+
+def test_the_users_own_generator_and_worker_function_stay_and_the_function_runs_after_ours(
+    training: Training,
+) -> None:
+    code = """
+    def mine(worker):
+        global own
+        own = torch.initial_seed()   # what ours has set
+        torch.manual_seed(1000 + worker)
+    def draw(batch):
+        return [[index, *rest[:1], own, *rest[2:]] for index, *rest in batch]
+    generator = torch.Generator().manual_seed(7)
+    loader = DataLoader(
+        Draws(8), shuffle=True, num_workers=2, generator=generator, worker_init_fn=mine, collate_fn=draw
+    )
+    assert loader.generator is generator
+    show('a', loader)
+"""
+    rows = drawn(training, code)["a"]
+    assert workers(rows) == {0: 42, 1: 43}
+    assert training.facts[0]["data_loaders"][0]["seeded"] == ["worker_init_fn"]
+    assert next(row[4] for row in rows if row[1] == "0") == str(random.Random(42).random())
+
+
+def test_batch_samplers_and_random_split_repeat_from_run_to_run(training: Training) -> None:
+    code = """
+    from torch.utils.data import BatchSampler, RandomSampler, random_split
+    data = Draws(16)
+    show('batches', DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 4, False), collate_fn=plain))
+    part, rest = random_split(data, [0.5, 0.5])
+    show('part', DataLoader(part, collate_fn=plain))
+"""
+    found = drawn(training, code)
+    assert drawn(training, code) == found
+    assert [row[0] for row in found["batches"]] != sorted(row[0] for row in found["batches"])
+    assert len(found["part"]) == 8
+
+
+def test_ranks_shuffle_alike_but_their_workers_draw_different_numbers(training: Training) -> None:
+    code = "    show('a', DataLoader(Draws(8), shuffle=True, num_workers=2, collate_fn=plain))"
+    zero = drawn(training, code, env={"RANK": "0"})["a"]
+    one = drawn(training, code, env={"RANK": "1"})["a"]
+    assert [row[0] for row in zero] == [row[0] for row in one]
+    assert workers(zero) == {0: 42, 1: 43}
+    assert not {row[3] for row in zero} & {row[3] for row in one}
