@@ -8,6 +8,8 @@ started-N     empty; one for each Python process in which the runtime started (N
 stream-NNN.records   one stream for each process that recorded, numbered in the order in which they began
 facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
 facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
+entropy-PID-N.json   what drew on the outside world in one process, data loaders' workers included:
+                     {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed]}
 
 A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
 The first field is the kind, so that new kinds can be added and unknown ones passed over:
@@ -28,4 +30,6 @@ STREAM_PREFIX = "stream-"
 STREAM_SUFFIX = ".records"
 FACTS_PREFIX = "facts-"
 FACTS_SUFFIX = ".json"
+ENTROPY_PREFIX = "entropy-"
+ENTROPY_SUFFIX = ".json"
 STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any, Callable
 
-from . import determinism, hooks, loaders, protocol, seeding
+from . import determinism, entropy, hooks, loaders, protocol, seeding, unseeded
 from .recorder import Recorder
 
 _ROOT_VARIABLE = "REPROBOX_ROOT"
@@ -47,5 +46,7 @@ def start() -> None:
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"]))
     hooks.after_import("torch", guarded(recorder.attach))
-    if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
-        recorder.warn("PYTHONHASHSEED was taken away before Python started: the order of sets is not reproducible")
+    # After the seeding above, so that the audit does not see it.
+    audit = entropy.Audit(folder, seed)
+    unseeded.install(unseeded.Streams(seed), audit)
+    audit.install()

@@ -90,7 +90,12 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
             outputs=outputs,
         ),
         determinism=_writable(
-            {**result.facts.get("determinism", {}), "data_loaders": result.facts.get("data_loaders", [])}
+            {
+                **result.facts.get("determinism", {}),
+                "data_loaders": result.facts.get("data_loaders", []),
+                "derived_seeds": result.findings.get("derived", []),
+                "entropy": result.findings.get("entropy", []),
+            }
         ),
         machine=inputs.machine,
         engine=EngineRecord(
