@@ -11,6 +11,8 @@ from typing import Any, Callable
 
 from . import seeding
 
+_made = [0]
+
 
 class WorkerSeeder:
     """The `worker_init_fn` that every DataLoader gets: seeds the worker, then calls the user's own, if any.
@@ -42,7 +44,6 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
     original_iter = loader_class.__iter__
     signature = inspect.signature(original_init)
     rank = int(os.environ.get("RANK") or 0)
-    made = [0]
 
     @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -51,8 +52,8 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
         except TypeError:
             original_init(self, *args, **kwargs)  # torch's own words for a wrong argument
             return
-        loader = made[0]
-        made[0] += 1
+        loader = _made[0]
+        _made[0] += 1
         seeded: list[str] = []
         if bound.arguments.get("generator") is None:
             torch = sys.modules["torch"]
@@ -76,6 +77,11 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
 
     loader_class.__init__ = __init__
     loader_class.__iter__ = __iter__
+
+
+def restart_numbering() -> None:
+    """Number the data loaders from 0 again, as when the program itself sets a seed."""
+    _made[0] = 0
 
 
 def _note(log: list[dict[str, Any]], entry: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ The first field is the kind, so that new kinds can be added and unknown ones pas
     reprobox-stream  1
     loss   STEP  OPTIMIZER_STEP  DTYPE  BITS     the scalar on which backward() was called: BITS in hex, big-endian
     step   OPTIMIZER_STEP  OPTIMIZER             an optimizer stepped (OPTIMIZER numbers them as first seen)
+    metric NAME  STEP  DTYPE  BITS               a number that the program logged after STEP losses: BITS as of a loss
     end    WEIGHTS                               the process ended normally: sha256 of all optimized parameters, or -
 
 STEP counts the losses of a stream from 0; OPTIMIZER_STEP counts the optimizer steps taken before the record.

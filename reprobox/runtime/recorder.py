@@ -67,6 +67,12 @@ class Recorder:
         if text not in self._warnings:
             self._warnings.append(text)
 
+    def metric(self, name: str, dtype: str, bits: str) -> None:
+        """Record a metric of the program's own beside the losses so far; `bits` are in hex, big-endian."""
+        line = "metric\t%s\t%d\t%s\t%s\n" % (name, self._losses, dtype, bits)
+        # Without torch nothing is ever under way, and nothing comes by later to write the entries.
+        self._guard(self._entries.append if "torch" in sys.modules else self._write, line)
+
     def attach(self, torch: Any) -> None:
         """Hook into torch: `torch.autograd.backward`, which `Tensor.backward` calls too, and every optimizer's step."""
         original = torch.autograd.backward
@@ -143,7 +149,7 @@ class Recorder:
         self._flushed = time.monotonic()
         for ring in self._rings.values():
             ring.send()
-        torch = sys.modules["torch"]
+        torch = sys.modules.get("torch")
         lines: list[str] = []
         ready = 0
         for entry in self._entries:

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any, Callable
 
-from . import determinism, entropy, hooks, loaders, protocol, seeding, unseeded
+from . import current, determinism, entropy, epochs, hooks, loaders, protocol, seeding, unseeded
 from .recorder import Recorder
 
 _ROOT_VARIABLE = "REPROBOX_ROOT"
@@ -43,10 +43,13 @@ def start() -> None:
     hooks.after_import("random", guarded(seeding.seed_random, seed))
     hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
     hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
+    hooks.after_import("torch.utils.data.dataloader", guarded(epochs.watch, recorder.warn))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"]))
     hooks.after_import("torch", guarded(recorder.attach))
     # After the seeding above, so that the audit does not see it.
     audit = entropy.Audit(folder, seed)
-    unseeded.install(unseeded.Streams(seed), audit)
+    streams = unseeded.Streams(seed)
+    unseeded.install(streams, audit)
     audit.install()
+    current.run = current.Run(seed, config["deterministic"], recorder, streams)

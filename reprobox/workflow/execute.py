@@ -193,7 +193,7 @@ def _gather(job: Job, result: Result) -> None:
         result.warnings.append(
             "the runtime did not start in the program (no Python, or python -I, -E or -S): no losses"
         )
-    elif not result.trajectories and result.status == "completed":
+    elif not any(stream.losses for stream in result.trajectories) and result.status == "completed":
         result.warnings.append("the program never called backward(): no losses; a replay compares outputs only")
     if isinstance(result.failure, EngineError):
         result.warnings.append(result.failure.message)

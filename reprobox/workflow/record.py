@@ -28,6 +28,7 @@ from reprobox.snapshot.model import CodeRecord, DataRecord
 from reprobox.spec import RunSpec
 from reprobox.trajectory.bits import decimal
 from reprobox.trajectory.codec import encode_stream, losses_tsv, trajectory_digest
+from reprobox.trajectory.model import Trajectory
 from reprobox.validation import printable
 from reprobox.workflow.environment import Environment
 from reprobox.workflow.execute import Result
@@ -85,6 +86,7 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
             optimizer_steps=sum(stream.optimizer_steps for stream in streams),
             first_loss=decimal(losses[0].bits, losses[0].dtype) if losses else None,
             final_loss=decimal(losses[-1].bits, losses[-1].dtype) if losses else None,
+            metrics=_metrics(streams),
             trajectory=trajectory_digest(streams),
             weights=weights.pop() if len(weights) == 1 else None,
             outputs=outputs,
@@ -115,6 +117,12 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
     )
     write_manifest(manifest, paths.manifest)
     return manifest
+
+
+def _metrics(streams: Sequence[Trajectory]) -> dict[str, str]:
+    """Return the last value of each metric by name; where several processes logged one, the first process speaks."""
+    found = {name: value for stream in reversed(streams) for name, value in stream.metrics.items()}
+    return dict(sorted(found.items()))
 
 
 def _writable(value: Any) -> Any:
