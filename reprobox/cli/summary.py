@@ -60,6 +60,7 @@ def run_result(report: RunReport) -> dict[str, Any]:
         "steps": manifest.result.steps,
         "first_loss": manifest.result.first_loss,
         "final_loss": manifest.result.final_loss,
+        "metrics": manifest.result.metrics,
         "seconds": float(manifest.run.seconds),
         "warnings": list(manifest.warnings),
     }
@@ -74,6 +75,7 @@ def summarise_run(report: RunReport, console: Console) -> None:
         report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
     console.field("recorded", _recorded(manifest))
+    _say_metrics(manifest, console)
     if manifest.result.outputs:
         console.field("outputs", f"{len(manifest.result.outputs)} files in {relative(report.paths.work)}")
     console.field("manifest", f"{relative(report.paths.manifest)}   ({manifest.run.seconds} s)")
@@ -88,6 +90,11 @@ def _say_status(manifest: Manifest, console: Console) -> None:
         console.field("failed", f"the program ended with exit status {code}; everything up to there is kept")
     elif status == "interrupted":
         console.field("stopped", "interrupted; everything up to there is kept")
+
+
+def _say_metrics(manifest: Manifest, console: Console) -> None:
+    if manifest.result.metrics:
+        console.field("metrics", ", ".join(f"{name} {value}" for name, value in manifest.result.metrics.items()))
 
 
 def _recorded(manifest: Manifest) -> str:
@@ -202,6 +209,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     console.field("command", " ".join(run.command))
     console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(run.deterministic)}")
     console.field("result", _recorded(manifest))
+    _say_metrics(manifest, console)
     for output in manifest.result.outputs:
         console.field("output", f"{output.path}, {output.bytes} bytes  {output.digest[:19]}…")
     console.field("machine", f"{machine.cpu.model}, {machine.cpu.cores} cores, {machine.os}, kernel {machine.kernel}")

@@ -86,6 +86,7 @@ RULES: Rules = {
         "optimizer_steps": COUNT,
         "first_loss": _DECIMAL,
         "final_loss": _DECIMAL,
+        "metrics": _DECIMAL,
         "trajectory": DIGEST,
         "weights": DIGEST,
     },

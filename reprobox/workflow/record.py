@@ -28,7 +28,7 @@ from reprobox.snapshot.model import CodeRecord, DataRecord
 from reprobox.spec import RunSpec
 from reprobox.trajectory.bits import shown
 from reprobox.trajectory.codec import encode_stream, losses_tsv, trajectory_digest
-from reprobox.trajectory.model import Loss
+from reprobox.trajectory.model import Loss, Trajectory
 from reprobox.validation import printable
 from reprobox.workflow.environment import Environment
 from reprobox.workflow.execute import Result
@@ -85,12 +85,18 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
             optimizer_steps=sum(stream.optimizer_steps for stream in streams),
             first_loss=_shown(losses[0]) if losses else None,
             final_loss=_shown(losses[-1]) if losses else None,
+            metrics=_metrics(streams),
             trajectory=trajectory_digest(streams),
             weights=weights.pop() if len(weights) == 1 else None,
             outputs=outputs,
         ),
         determinism=_writable(
-            {**result.facts.get("determinism", {}), "data_loaders": result.facts.get("data_loaders", [])}
+            {
+                **result.facts.get("determinism", {}),
+                "data_loaders": result.facts.get("data_loaders", []),
+                "derived_seeds": result.findings.get("derived", []),
+                "entropy": result.findings.get("entropy", []),
+            }
         ),
         machine=inputs.machine,
         engine=EngineRecord(
@@ -114,6 +120,12 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
 
 def _shown(loss: Loss) -> str:
     return shown(loss.bits, loss.dtype, loss.scale)
+
+
+def _metrics(streams: Sequence[Trajectory]) -> dict[str, str]:
+    """Return the last value of each metric by name; where several processes logged one, the first process speaks."""
+    found = {name: value for stream in reversed(streams) for name, value in stream.metrics.items()}
+    return dict(sorted(found.items()))
 
 
 def _writable(value: Any) -> Any:

@@ -39,6 +39,7 @@ def test_a_template_learns_and_its_replay_is_exact(
     report = run(reprobox, project, engine=engine)
     assert report.keys() >= RUN_KEYS
     assert (report["status"], report["engine"]) == ("completed", engine)
+    assert not [text for text in report["warnings"] if "outside world" in text]
     metrics = json.loads((Path(report["run_dir"]) / "work" / "outputs" / "metrics.json").read_text())
     if template == "vision":
         assert metrics["accuracy"] > 0.95
