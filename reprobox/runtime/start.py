@@ -45,13 +45,14 @@ def start() -> None:
     hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
     hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
-    hooks.after_import("torch", guarded(determinism.apply, config["deterministic"]))
+    hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
     if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
         recorder.warn("PYTHONHASHSEED was taken away before Python started: the order of sets is not reproducible")
 
 
 def _attach(torch: Any, recorder: Recorder) -> None:
-    from . import capture  # most Python processes that start the runtime never load torch
+    from . import capture, explain  # most Python processes that start the runtime never load torch
 
     capture.attach(torch, recorder)
+    explain.install(torch, recorder.warn)
