@@ -113,7 +113,8 @@ NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 INNER_PATH_PATTERN = r"(?!/)(?!(?:[^\u0000]*/)?\.{0,2}(?:/|$))[^\u0000-\u001f\u007f-\u009f]{1,4096}"
 # reprobox sets these itself; a caller's value would change the bits, or the place where the program looks for modules.
 _OWN_VARIABLES = (
-    "PATH", "HOME", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG",
+    "PATH", "HOME", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
 _INNER_PATH = Rule(expected="a path inside the project, relative to it", pattern=INNER_PATH_PATTERN)

@@ -310,9 +310,11 @@ class Capture:
     def _attach_graphs(self, module: Any) -> None:
         def begun(result: Any, graph: Any, *args: Any, **kwargs: Any) -> None:
             self._graph = []
+            self._recorder.capturing = True
 
         def ended(result: Any, graph: Any) -> None:
             captured, self._graph = self._graph, None
+            self._recorder.capturing = False
             if captured:
                 self._graphs[graph] = captured
 

@@ -8,13 +8,17 @@ CAPACITY = 256
 
 
 class DeviceRing:
-    """Collects scalars of one dtype on one device in chunks; each chunk travels in one asynchronous copy."""
+    """Collects scalars of one dtype on one device and stream in chunks; each travels in one asynchronous copy."""
 
-    def __init__(self, torch: Any, device: Any, dtype: Any) -> None:
-        """Collect for that device and dtype; nothing is allocated before the first loss."""
+    def __init__(self, torch: Any, device: Any, dtype: Any, stream: Any) -> None:
+        """Collect for that device and dtype; nothing is allocated before the first value.
+
+        `stream` is the CUDA stream on which the values are made, None elsewhere: the copies follow them there.
+        """
         self._torch = torch
         self._device = device
         self._dtype = dtype
+        self._stream = stream
         self._chunk: _Chunk | None = None
 
     def put(self, value: Any) -> _Slot:
@@ -23,7 +27,7 @@ class DeviceRing:
         The bits are copied at once, so a loss that the program changes in place later does no harm.
         """
         if self._chunk is None:
-            self._chunk = _Chunk(self._torch, self._device, self._dtype)
+            self._chunk = _Chunk(self._torch, self._device, self._dtype, self._stream)
         chunk = self._chunk
         slot = chunk.put(value)
         if chunk.used == CAPACITY:
@@ -38,9 +42,9 @@ class DeviceRing:
 
 
 class _Chunk:
-    def __init__(self, torch: Any, device: Any, dtype: Any) -> None:
+    def __init__(self, torch: Any, device: Any, dtype: Any, stream: Any) -> None:
         self._torch = torch
-        self._cuda = device.type == "cuda"
+        self._stream = stream
         self._values: Any = torch.empty(CAPACITY, dtype=dtype, device=device)
         self._host: Any = None
         self._arrived: Any = None
@@ -53,13 +57,16 @@ class _Chunk:
         return _Slot(self, index)
 
     def send(self) -> None:
-        torch = self._torch
-        self._host = torch.empty(CAPACITY, dtype=self._values.dtype, pin_memory=self._cuda)
-        # Only CUDA can tell when a copy has arrived; elsewhere the copy itself must wait.
-        self._host.copy_(self._values, non_blocking=self._cuda)
-        if self._cuda:
+        torch, cuda = self._torch, self._stream is not None
+        self._host = torch.empty(CAPACITY, dtype=self._values.dtype, pin_memory=cuda)
+        if not cuda:
+            # Only CUDA can tell when a copy has arrived; elsewhere the copy itself must wait.
+            self._host.copy_(self._values)
+            return
+        with torch.cuda.stream(self._stream):
+            self._host.copy_(self._values, non_blocking=True)
             self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(self._values.device))
+            self._arrived.record(self._stream)
 
     def ready(self, wait: bool) -> bool:
         if self._host is None:

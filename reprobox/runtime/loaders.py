@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import sys
 from types import FrameType
@@ -39,6 +37,10 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
     """Patch `torch.utils.data.dataloader`, given as `module`. What was done is appended to `log`: where in
     the user's code loaders were made, how many there, their workers, and what reprobox seeded of them.
     """
+    # Not at the top: most Python processes that start the runtime load no torch, and these cost milliseconds.
+    import functools
+    import inspect
+
     loader_class = module.DataLoader
     original_init = loader_class.__init__
     original_iter = loader_class.__iter__

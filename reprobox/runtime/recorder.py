@@ -31,6 +31,8 @@ class Recorder:
         self.data_loaders: list[dict[str, Any]] = []
         self.losses = 0
         self.steps = 0
+        # While a CUDA graph is captured nothing may be sent from the device: it would become part of the graph.
+        self.capturing = False
         self._folder = folder
         self._root = root
         self._digest_every = digest_every
@@ -52,7 +54,7 @@ class Recorder:
         self._stream: int | None = None
         # Finished lines, or (slots, render) while what they need is still on its device.
         self._entries: list[Any] = []
-        self._rings: dict[tuple[Any, Any], Any] = {}
+        self._rings: dict[tuple[Any, Any, Any], Any] = {}
         self._optimizers: weakref.WeakKeyDictionary[Any, _Tracked] = weakref.WeakKeyDictionary()
         self._tracked: list[_Tracked] = []
         self.losses = self.steps = 0
@@ -96,7 +98,7 @@ class Recorder:
                 if not self._begun:
                     self._begin()
                 function(*arguments)
-                if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                if not self.capturing and time.monotonic() - self._flushed > FLUSH_SECONDS:
                     self._flush(wait=False)
         except Exception as error:
             self._broken = True
@@ -197,9 +199,11 @@ class Recorder:
 
         slots = []
         for value in values:
-            ring = self._rings.get((value.device, value.dtype))
+            stream = self._torch.cuda.current_stream(value.device) if value.device.type == "cuda" else None
+            key = (value.device, value.dtype, stream)
+            ring = self._rings.get(key)
             if ring is None:
-                ring = self._rings[value.device, value.dtype] = DeviceRing(self._torch, value.device, value.dtype)
+                ring = self._rings[key] = DeviceRing(self._torch, value.device, value.dtype, stream)
             slots.append(ring.put(value))
         self._entries.append((slots, render))
 

@@ -45,7 +45,7 @@ def start() -> None:
     hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
     hooks.after_import("torch.utils.data.dataloader", guarded(epochs.watch, recorder.warn))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
-    hooks.after_import("torch", guarded(determinism.apply, config["deterministic"]))
+    hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
     # After the seeding above, so that the audit does not see it.
     audit = entropy.Audit(folder, seed)
@@ -56,6 +56,7 @@ def start() -> None:
 
 
 def _attach(torch: Any, recorder: Recorder) -> None:
-    from . import capture  # most Python processes that start the runtime never load torch
+    from . import capture, explain  # most Python processes that start the runtime never load torch
 
     capture.attach(torch, recorder)
+    explain.install(torch, recorder.warn)

@@ -167,14 +167,19 @@ def program_environment(spec: RunSpec) -> dict[str, str]:
     """Return the variables that the program gets: those allowed by the spec, and those that decide about its bits.
 
     The number of threads decides how sums are split, MKL_DYNAMIC lets MKL take fewer than asked, and cuBLAS is
-    deterministic only with a fixed workspace (docs.nvidia.com/cuda/cublas, "Results reproducibility").
+    deterministic only with a fixed workspace (docs.nvidia.com/cuda/cublas, "Results reproducibility"). Of NCCL and
+    inductor the caller's own choice stands, if the spec lets it through. Reasons and sources: docs/determinism.md.
     """
     env = {name: os.environ[name] for name in spec.env if name in os.environ}
     env["PYTHONHASHSEED"] = str(spec.seed)
     env["OMP_NUM_THREADS"] = str(spec.resources.cpus)
+    env["OPENBLAS_NUM_THREADS"] = str(spec.resources.cpus)
     env["MKL_DYNAMIC"] = "FALSE"
     if spec.deterministic:
         env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        env.setdefault("NCCL_ALGO", "Ring")
+        env.setdefault("NCCL_PROTO", "Simple")
+        env.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     return env
 
 

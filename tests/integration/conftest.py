@@ -172,6 +172,7 @@ def loss_of(model, scale=1.0):
         record.mkdir()
         runtime = Path(protocol.__file__).parent
         shutil.copytree(runtime, site / "reprobox" / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(runtime.parent / "__init__.py", site / "reprobox" / "__init__.py")
         shutil.copyfile(runtime / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
         config = {"seed": 42, "seed_scheme": 1, "deterministic": deterministic, "threads": 1}
         (record / protocol.CONFIG_FILE).write_text(json.dumps({**config, "digest_every": digest_every}))

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ class Guest:
         self.record = folder / "record"
         self.record.mkdir()
         shutil.copytree(RUNTIME, self.site / "reprobox" / "runtime")
+        shutil.copyfile(RUNTIME.parent / "__init__.py", self.site / "reprobox" / "__init__.py")
         shutil.copyfile(RUNTIME / "bootstrap" / "sitecustomize.py", self.site / "sitecustomize.py")
         self.configure({"seed": 42, "seed_scheme": 1, "deterministic": True, "threads": 1})
 
@@ -108,6 +110,29 @@ def test_a_child_process_writes_no_second_report(guest: Guest) -> None:
 def test_an_imported_module_keeps_its_loader_and_its_source(guest: Guest) -> None:
     code = "import inspect, random; print(type(random.__loader__).__name__, len(inspect.getsource(random)) > 1000)"
     assert guest.run(code).stdout == "SourceFileLoader True\n"
+
+
+def test_starting_up_costs_less_than_40_ms_where_torch_is_not_imported(guest: Guest) -> None:
+    def fastest(*options: str) -> float:
+        times = []
+        for _ in range(8):
+            begun = time.perf_counter()
+            guest.run("pass", *options)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    # -E ignores PYTHONPATH, so that nothing of ours is found.
+    assert fastest() - fastest("-E") < 0.040
+
+
+def test_a_reprobox_in_the_programs_own_environment_does_not_stand_in_for_the_runtime(
+    guest: Guest, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "reprobox"
+    (other / "runtime").mkdir(parents=True)
+    (other / "__init__.py").write_text("raise SystemExit(9)")
+    done = guest.run("import reprobox.runtime.start as s; print(s.__file__)", path=str(other.parent))
+    assert done.stdout.startswith(str(guest.site))
 
 
 @pytest.mark.parametrize("path", sorted(RUNTIME.rglob("*.py")), ids=lambda path: path.name)

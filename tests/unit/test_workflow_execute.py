@@ -139,6 +139,10 @@ def test_the_program_sees_allowed_variables_and_those_that_decide_about_bits(mon
         "ALLOWED": "yes",
         "PYTHONHASHSEED": "7",
         "OMP_NUM_THREADS": "3",
+        "OPENBLAS_NUM_THREADS": "3",
         "MKL_DYNAMIC": "FALSE",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "NCCL_ALGO": "Ring",
+        "NCCL_PROTO": "Simple",
+        "TORCHINDUCTOR_DETERMINISTIC": "1",
     }

@@ -1,0 +1,80 @@
+"""The switches that decide about bits are set, read back at the end, and what cannot be deterministic is explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Training
+
+pytestmark = pytest.mark.network
+
+
+def test_deterministic_mode_sets_every_switch_and_reads_it_back_at_the_end(training: Training) -> None:
+    training.run("")
+    flags = training.facts[0]["determinism"]
+    wanted = {
+        "use_deterministic_algorithms": True,
+        "warn_only": False,
+        "fill_uninitialized_memory": False,
+        "cudnn_deterministic": True,
+        "cudnn_benchmark": False,
+        "cudnn_allow_tf32": True,
+        "matmul_allow_tf32": False,
+        "float32_matmul_precision": "highest",
+        "sdp_cudnn": False,
+        "mkldnn_deterministic": True,
+        "intraop_threads": 1,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "42",
+    }
+    assert {name: flags[name] for name in wanted} == wanted
+    assert flags["interop_threads"] >= 1
+    assert training.warnings == []
+
+
+def test_what_the_program_does_to_the_switches_is_what_is_recorded(training: Training) -> None:
+    training.run("torch.set_float32_matmul_precision('high')\ntorch.use_deterministic_algorithms(True, warn_only=True)")
+    flags = training.facts[0]["determinism"]
+    assert (flags["float32_matmul_precision"], flags["warn_only"]) == ("high", True)
+
+
+def test_the_number_of_threads_is_pinned_against_the_environment(training: Training) -> None:
+    training.run("assert torch.get_num_threads() == 1", env={"OMP_NUM_THREADS": "2"})
+    assert training.facts[0]["determinism"]["intraop_threads"] == 1
+
+
+def test_a_program_may_use_either_of_torchs_interfaces_to_tf32(training: Training) -> None:
+    training.run("torch.backends.cuda.matmul.allow_tf32 = True\nassert torch.backends.cuda.matmul.allow_tf32")
+    assert training.facts[0]["determinism"]["matmul_allow_tf32"] is True
+    training.run(
+        """
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+"""
+    )
+    assert training.facts[0]["determinism"]["matmul_fp32_precision"] in ("tf32", None)
+
+
+def test_an_operator_without_a_deterministic_form_is_named_with_its_line_and_the_choices(training: Training) -> None:
+    done = training.run(
+        """
+def mine(values):
+    return values.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+mine(torch.zeros(4))
+""",
+        code_ends=1,
+    )
+    assert "RuntimeError: put_ does not have a deterministic implementation" in done.stderr
+    explained = done.stderr.partition("\nreprobox: ")[2]
+    line = 1 + training.HEAD.count("\n") + 2
+    assert explained.startswith("this run is deterministic, and put_ has no deterministic form")
+    assert f"train.py:{line}   return values.put_(" in explained
+    assert all(word in explained for word in ("replace", "warn_only=True", "run without --deterministic"))
+    assert training.warnings == [f"put_ has no deterministic implementation: train.py:{line}"]
+
+
+def test_other_errors_are_left_to_python(training: Training) -> None:
+    done = training.run("raise RuntimeError('mine')", code_ends=1)
+    assert done.stderr.endswith("RuntimeError: mine\n")
+    assert "reprobox" not in done.stderr

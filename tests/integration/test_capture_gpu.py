@@ -1,0 +1,151 @@
+"""On a GPU: no hook waits for the device, scales and skipped steps arrive, CUDA graphs are recorded at each replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Training
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.network,
+    pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="there is no NVIDIA GPU"),
+]
+
+HEAD = """
+features, targets = features.cuda(), targets.cuda()
+model = torch.nn.Linear(4, 1).cuda()
+"""
+
+
+def test_recording_never_waits_for_the_device(training: Training) -> None:
+    training.run(
+        HEAD
+        + """
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+kept = []
+for step in range(300):
+    if step == 2:
+        torch.cuda.set_sync_debug_mode("error")   # from here on every wait is an error
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    optimizer.step()
+    kept.append(loss.detach().clone())
+torch.cuda.set_sync_debug_mode("default")
+seen(*kept)
+""",
+        digest_every=1,
+    )
+    (stream,) = training.streams
+    assert training.warnings == []
+    assert training.bits == training.seen
+    assert len(stream.digests) == 601
+
+
+def test_amp_records_scales_and_skipped_steps(training: Training) -> None:
+    for fused in (False, True):
+        training.run(
+            HEAD
+            + f"""
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused={fused})
+scaler = torch.amp.GradScaler("cuda", init_scale=1024.0, growth_interval=2)
+for step in range(5):
+    optimizer.zero_grad()
+    with torch.autocast("cuda", dtype=torch.float16):
+        loss = loss_of(model).float()
+    scaled = scaler.scale(loss * float("inf") if step == 3 else loss)
+    scaled.backward()
+    seen(scaled)
+    scaler.step(optimizer)
+    scaler.update()
+"""
+        )
+        (stream,) = training.streams
+        assert training.bits == training.seen
+        assert [loss.scale for loss in stream.losses] == ["1024", "1024", "2048", "2048", "1024"]
+        assert stream.skipped_steps == 1
+
+
+def test_a_cuda_graph_is_recorded_at_each_replay(training: Training) -> None:
+    training.run(
+        HEAD
+        + """
+import time
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+side = torch.cuda.Stream()
+side.wait_stream(torch.cuda.current_stream())
+with torch.cuda.stream(side):
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(model)
+        loss.backward()
+        seen(loss)
+        optimizer.step()
+torch.cuda.current_stream().wait_stream(side)
+graph = torch.cuda.CUDAGraph()
+optimizer.zero_grad(set_to_none=True)
+time.sleep(0.3)   # so that a flush falls due while the graph is captured
+with torch.cuda.graph(graph):
+    loss = loss_of(model)
+    loss.backward()
+    optimizer.step()
+for _ in range(5):
+    graph.replay()
+    seen(loss)
+"""
+    )
+    (stream,) = training.streams
+    assert training.warnings == []
+    assert training.bits == training.seen
+    assert (len(stream.losses), stream.optimizer_steps) == (8, 8)
+
+
+def test_graphed_callables_add_no_losses_of_their_own(training: Training) -> None:
+    training.run(
+        HEAD
+        + """
+model = torch.cuda.make_graphed_callables(model, (features,))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    seen(loss)
+    optimizer.step()
+"""
+    )
+    assert training.bits == training.seen
+
+
+def test_a_compiled_model_with_cuda_graphs_is_recorded(training: Training) -> None:
+    training.run(
+        HEAD
+        + """
+compiled = torch.compile(model, mode="reduce-overhead")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(5):
+    optimizer.zero_grad()
+    loss = loss_of(compiled)
+    loss.backward()
+    seen(loss)
+    optimizer.step()
+"""
+    )
+    assert training.bits == training.seen
+
+
+def test_activation_checkpointing_in_the_devices_threads_is_no_second_loss(training: Training) -> None:
+    training.run(
+        HEAD
+        + """
+from torch.utils.checkpoint import checkpoint
+hidden = features.clone().requires_grad_()
+loss = ((checkpoint(model, hidden, use_reentrant=True) - targets) ** 2).mean()
+loss.backward()
+seen(loss)
+"""
+    )
+    assert training.bits == training.seen
