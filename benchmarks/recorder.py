@@ -84,13 +84,11 @@ def main() -> int:
 
 
 def lay_out(folder: Path) -> Path:
-    """Copy the runtime to where a program imports it from, as `workflow/execute.py` does; return that folder."""
-    from reprobox.runtime import protocol
+    """Copy the runtime to where a program imports it from; return that folder."""
+    from reprobox.workflow.execute import lay_out_runtime
 
-    site, source = folder / "site", Path(protocol.__file__).parent
-    ignore = shutil.ignore_patterns("__pycache__", "bootstrap")
-    shutil.copytree(source, site / "reprobox" / "runtime", ignore=ignore)
-    shutil.copyfile(source / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
+    site = folder / "site"
+    lay_out_runtime(site)
     return site
 
 

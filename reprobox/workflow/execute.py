@@ -91,7 +91,8 @@ def execute(job: Job, observer: Observer, watch: Watch | None = None) -> Result:
 
 
 def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> None:
-    _lay_out_runtime(job)
+    lay_out_runtime(job.paths.site)
+    _configure_runtime(job)
     tail = StreamTail(job.paths.record)
     done = 0
     plan = _plan(job)
@@ -125,15 +126,18 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
     result.status = "completed" if result.exit_code == 0 else "failed"
 
 
-def _lay_out_runtime(job: Job) -> None:
-    """Copy the runtime to where the program will import it from, and tell it what is wanted."""
+def lay_out_runtime(site: Path) -> None:
+    """Copy the runtime into the folder `site`, from which the program will import it by PYTHONPATH."""
     source = Path(protocol.__file__).parent
-    site = job.paths.site
     ignore = shutil.ignore_patterns("__pycache__", "bootstrap")
     shutil.copytree(source, site / "reprobox" / "runtime", ignore=ignore)
     # Without it a reprobox among the program's own packages, of any version, would be imported instead.
     shutil.copyfile(source.parent / "__init__.py", site / "reprobox" / "__init__.py")
     shutil.copyfile(source / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
+
+
+def _configure_runtime(job: Job) -> None:
+    """Tell the runtime what is wanted of it."""
     config = {
         "seed": job.spec.seed,
         "seed_scheme": SCHEME,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.runtime import protocol
+from reprobox.workflow.execute import lay_out_runtime
 
 RUNTIME = Path(protocol.__file__).parent
 
@@ -30,9 +30,7 @@ class Guest:
         self.site = folder / "site"
         self.record = folder / "record"
         self.record.mkdir()
-        shutil.copytree(RUNTIME, self.site / "reprobox" / "runtime")
-        shutil.copyfile(RUNTIME.parent / "__init__.py", self.site / "reprobox" / "__init__.py")
-        shutil.copyfile(RUNTIME / "bootstrap" / "sitecustomize.py", self.site / "sitecustomize.py")
+        lay_out_runtime(self.site)
         self.configure({"seed": 42, "seed_scheme": 1, "deterministic": True, "threads": 1})
 
     def configure(self, config: object) -> None:
