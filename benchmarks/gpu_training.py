@@ -3,7 +3,8 @@
 `bare` is the plain program in fast mode (cudnn.benchmark), `fast` the same under the runtime, which records, and
 `deterministic` the runtime's deterministic mode. Promised: recording under 1 % of a step; deterministic over fast
 under 2 % for GPT-2 and under 1 % for ResNet-50. Runs with an interpreter that has torch (CUDA), transformers and
-torchvision; the runtime needs nothing else. Times are of steps on the device, between two synchronisations, after a warm-up.
+torchvision; the runtime needs nothing else. Times are of steps on the device, between two synchronisations, after a
+warm-up.
 """
 
 from __future__ import annotations
