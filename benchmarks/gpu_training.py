@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument(
         "--python", default=sys.executable, help="an interpreter with torch for CUDA (default: this one)"
     )
+    parser.add_argument("--model", choices=sorted(MODELS), action="append", help="measure this one only (repeatable)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
@@ -90,7 +91,7 @@ def main() -> int:
         folder = Path(name)
         site = lay_out(folder)
         (folder / "train.py").write_text(PROGRAM)
-        for model in MODELS:
+        for model in options.model or MODELS:
             command = [options.python, "-W", "ignore", str(folder / "train.py"), model, str(options.steps)]
             cases = {
                 BARE: partial(train, command, None, folder),
