@@ -300,7 +300,7 @@ def write_document(data: Mapping[str, Any]) -> bytes:
 def _entry(key: object, value: Any, indent: int, depth: int) -> Iterator[str]:
     prefix = f"{' ' * indent}{_key_text(key)}:"
     one_line = _one_line(value, indent, records=indent > 0)
-    if one_line is not None and (len(prefix) + len(one_line) < _LINE_WIDTH or _is_scalar(value)):
+    if one_line is not None and (len(prefix) + len(one_line) < _LINE_WIDTH or _is_atomic(value)):
         yield f"{prefix} {one_line}"
         return
     yield prefix
@@ -316,12 +316,17 @@ def _block(value: Mapping[str, Any] | Sequence[Any], indent: int, depth: int) ->
         return
     for item in value:
         one_line = _one_line(item, indent, records=True)
-        if one_line is not None and (indent + len(one_line) < _ROW_WIDTH or _is_scalar(item)):
+        if one_line is not None and (indent + len(one_line) < _ROW_WIDTH or _is_atomic(item)):
             yield f"{' ' * indent}- {one_line}"
             continue
         nested = _block(item, indent + 2, depth + 1)
         yield f"{' ' * indent}- {next(nested)[indent + 2 :]}"
         yield from nested
+
+
+def _is_atomic(value: Any) -> bool:
+    """Whether `value` has no block form: an empty list or mapping is `[]` or `{}` however long the line gets."""
+    return _is_scalar(value) or not value
 
 
 def _is_scalar(value: Any) -> bool:

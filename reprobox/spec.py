@@ -27,11 +27,13 @@ DEFAULT_DIGEST_EVERY = 25
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
     """`python` is the minor version wanted (`3.11`; None takes the base's); `requirements` the file that names the
-    packages: requirements.txt, pyproject.toml or pylock.toml, relative to the project.
+    packages: requirements.txt, pyproject.toml or pylock.toml, relative to the project. With `installed` nothing is
+    locked: the base image holds the packages.
     """
 
     python: str | None = None
     requirements: str = "requirements.txt"
+    installed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ _TYPE_ERRORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a field may hold beyond its type; for a field that is a list of text or numbers, what each item may.
+    """What a field may hold beyond its type; for a field that is a list or a map of text or numbers, what each
+    item may.
 
     `expected` says it in words; `pattern` (a regular expression that both Python and ECMA 262 read alike, matched
     against the whole text), `choices`, `minimum` and `maximum` say it to the machine; `items` is the least length of
@@ -206,6 +207,9 @@ def _walk(model: type, data: Any, rules: Rules, path: Where) -> Iterator[Problem
             inner = _dataclass_in(fields[key])
             for index, item in enumerate(value):
                 yield from _visit(inner, rule, item, rules, (*here, index))
+        elif isinstance(value, dict) and typing.get_origin(fields[key]) is dict:
+            for name, item in value.items():
+                yield from _visit(None, rule, item, rules, (*here, name))
         else:
             yield from _visit(_dataclass_in(fields[key]), rule, value, rules, here)
 

@@ -34,7 +34,6 @@ class Console(Observer):
         self._passing = False
         self._said = ""
         self._drawn = 0.0
-        self._training = False
         self._at_line_start = True
         self._first_step: tuple[float, int] | None = None
         self._step_line = ""
@@ -77,14 +76,13 @@ class Console(Observer):
     def training_started(self) -> None:
         """Draw the line above the program's own output."""
         self.rule()
-        self._training = True
+        self._draw(f"{'train':<{LABEL_WIDTH}} starting the program")
 
     def training_ended(self) -> None:
         """Draw the line below the program's own output."""
         self._clear()
         if not self._at_line_start:
             click.echo(file=self._out)
-        self._training = False
         self.rule()
 
     def rule(self) -> None:
@@ -107,7 +105,7 @@ class Console(Observer):
         if self._first_step is None:
             self._first_step = (now, done)
         started, before = self._first_step
-        self._step_line = f"step {done}" + (f"/{total}" if total else "")
+        self._step_line = f"{'train':<{LABEL_WIDTH}} step {done}" + (f"/{total}" if total else "")
         if loss is not None:
             self._step_line += f"   loss {loss}"
         if now > started and done > before:

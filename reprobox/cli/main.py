@@ -56,7 +56,9 @@ def main() -> None:
     """Run the command line and exit with the code that says how it went."""
     from reprobox.cli.console import report_bug, report_error
 
-    as_json = "--json" in sys.argv[1:]
+    # Behind `--` stands the user's own command, whose flags are none of ours.
+    ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    as_json = "--json" in ours
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

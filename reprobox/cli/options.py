@@ -31,6 +31,11 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--deterministic/--fast", "deterministic", {"default": None, "help": "Deterministic algorithms, or the fastest."}),
     ("--python", "environment.python", {"help": "Python version, such as 3.11. Default: the base's."}),
     ("--requirements", "environment.requirements", {"help": "requirements.txt, pyproject.toml or pylock.toml."}),
+    (
+        "--installed/--locked",
+        "environment.installed",
+        {"default": None, "help": "Take the packages that are in the base, or install locked ones. Default: locked."},
+    ),
     ("--base", "image.base", {"help": "auto, debian, local:IMAGE, or a registry reference."}),
     ("--gpus", "resources.gpus", {"help": "none, all, or indices such as 0,1."}),
     ("--cpus", "resources.cpus", {"type": int, "help": "Number of threads. Default: this machine's."}),

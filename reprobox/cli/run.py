@@ -14,6 +14,7 @@ from reprobox.cli.options import engine_option, json_option, overrides, project_
 @spec_options
 @engine_option
 @project_option
+@click.option("--relock", is_flag=True, help="Resolve the requirements anew, even if a lock is remembered.")
 @json_option
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(
@@ -21,6 +22,7 @@ def command(
     engine: str | None,
     project: Path,
     as_json: bool,
+    relock: bool,
     command_line: tuple[str, ...],
     **flags: Any,
 ) -> int:
@@ -42,7 +44,7 @@ def command(
         asked["command"] = list(command_line)
     spec = load_spec(project, file=spec_file, overrides=asked)
     with terminate_like_interrupt():
-        report = run(spec, project, engine=engine, cache=cache_root(), observer=console)
+        report = run(spec, project, engine=engine, cache=cache_root(), observer=console, relock=relock)
     summarise_run(report, console)
     console.result(run_result(report))
     return run_exit(report)

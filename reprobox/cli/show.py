@@ -19,7 +19,7 @@ def command(run: Path, as_json: bool) -> int:
     """
     from reprobox.cli.console import Console
     from reprobox.cli.summary import manifest_result, show_manifest
-    from reprobox.manifest import read_manifest
+    from reprobox.manifest.store import read_manifest
     from reprobox.workflow.paths import find_manifest
 
     console = Console(as_json=as_json)

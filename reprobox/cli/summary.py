@@ -40,8 +40,8 @@ def relative(path: Path) -> str:
 
 def run_exit(report: RunReport) -> int:
     """Return the exit code of `reprobox run`."""
-    if report.failure is not None:
-        return report.failure.exit_code
+    if report.result.failure is not None:
+        return report.result.failure.exit_code
     if report.result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_OK if report.manifest.run.status == "completed" else EXIT_TRAINING
@@ -60,6 +60,7 @@ def run_result(report: RunReport) -> dict[str, Any]:
         "steps": manifest.result.steps,
         "first_loss": manifest.result.first_loss,
         "final_loss": manifest.result.final_loss,
+        "metrics": manifest.result.metrics,
         "seconds": float(manifest.run.seconds),
         "warnings": list(manifest.warnings),
     }
@@ -70,10 +71,11 @@ def summarise_run(report: RunReport, console: Console) -> None:
     manifest = report.manifest
     for text in report.result.warnings:
         console.warning(text)
-    if report.failure is not None:
-        report_error(report.failure, as_json=False)
+    if report.result.failure is not None:
+        report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
     console.field("recorded", _recorded(manifest))
+    _say_metrics(manifest, console)
     if manifest.result.outputs:
         console.field("outputs", f"{len(manifest.result.outputs)} files in {relative(report.paths.work)}")
     console.field("manifest", f"{relative(report.paths.manifest)}   ({manifest.run.seconds} s)")
@@ -88,6 +90,11 @@ def _say_status(manifest: Manifest, console: Console) -> None:
         console.field("failed", f"the program ended with exit status {code}; everything up to there is kept")
     elif status == "interrupted":
         console.field("stopped", "interrupted; everything up to there is kept")
+
+
+def _say_metrics(manifest: Manifest, console: Console) -> None:
+    if manifest.result.metrics:
+        console.field("metrics", ", ".join(f"{name} {value}" for name, value in manifest.result.metrics.items()))
 
 
 def _recorded(manifest: Manifest) -> str:
@@ -180,7 +187,7 @@ def show_verdict(verdict: Verdict, recorded: int, console: Console) -> None:
 
 def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
     """Return the JSON object of `reprobox show`: the manifest without its bulk."""
-    from reprobox.manifest import manifest_digest, manifest_to_data
+    from reprobox.manifest.store import manifest_digest, manifest_to_data
 
     data = manifest_to_data(manifest)
     for stream in data["streams"]:
@@ -191,7 +198,7 @@ def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
 
 def show_manifest(manifest: Manifest, console: Console) -> None:
     """Show what was run, where, with what, and the losses as a plot."""
-    from reprobox.manifest import manifest_digest
+    from reprobox.manifest.store import manifest_digest
     from reprobox.trajectory.bits import unscaled
     from reprobox.trajectory.codec import decode_stream
     from reprobox.trajectory.plot import plot_losses
@@ -202,6 +209,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     console.field("command", " ".join(run.command))
     console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(run.deterministic)}")
     console.field("result", _recorded(manifest))
+    _say_metrics(manifest, console)
     for output in manifest.result.outputs:
         console.field("output", f"{output.path}, {output.bytes} bytes  {output.digest[:19]}…")
     console.field("machine", f"{machine.cpu.model}, {machine.cpu.cores} cores, {machine.os}, kernel {machine.kernel}")

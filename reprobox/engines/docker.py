@@ -16,6 +16,8 @@ from reprobox.engines.docker_doctor import Check, examine, unavailable
 from reprobox.engines.docker_images import DockerImages
 from reprobox.engines.docker_plan import (
     OWNER_LABEL,
+    GpuChoice,
+    choose_gpus,
     container_name,
     container_user,
     gpu_access,
@@ -25,9 +27,10 @@ from reprobox.engines.docker_plan import (
 )
 from reprobox.engines.docker_run import ContainerExecution, lent, running
 from reprobox.engines.interface import EngineInfo, Plan
+from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import is_gone, this_process
 from reprobox.engines.targets import mount_points
-from reprobox.errors import EngineError, EngineUnavailableError
+from reprobox.errors import EngineError, EngineUnavailableError, ImageError
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
@@ -169,6 +172,17 @@ def _nobody(failures: list[tuple[str, BaseException]]) -> EngineUnavailableError
     return EngineUnavailableError(f"no Docker engine answers at {address}: {words}", details=others, hint=hint)
 
 
+# CUDA's driver API, so that it works without torch: cuInit and cuDeviceGetCount return 0 (CUDA_SUCCESS) when all is
+# well.
+_GPU_QUESTION = """
+import ctypes
+cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+assert status == 0, "CUDA driver error %d" % status
+print(count.value)
+"""
+
+
 class DockerEngine(DockerImages):
     """Implements Engine and ImageStore over a Docker daemon."""
 
@@ -182,7 +196,9 @@ class DockerEngine(DockerImages):
     def info(self) -> EngineInfo:
         """Say what this engine is. Raises EngineError when the daemon does not answer any more."""
         facts = self._connection.facts()
-        return EngineInfo(kind=self.name, version=str(facts["ServerVersion"]), gpu_access=gpu_access(facts))
+        return EngineInfo(
+            kind=self.name, version=str(facts["ServerVersion"]), gpu_access=gpu_access(facts, find_driver())
+        )
 
     def limits_ignored(self, plan: Plan) -> tuple[str, ...]:
         """Say which limits of `plan` this engine cannot keep, a sentence each."""
@@ -201,7 +217,10 @@ class DockerEngine(DockerImages):
             raise EngineError(f"the image is not in the Docker engine: {plan.environment}")
         image_env = tuple(image.config.get("Env", ()))
         user = container_user(facts)
-        config = plan_to_container(plan, info=facts, image_env=image_env, owner=this_process(), user=user)
+        gpus = choose_gpus(plan.gpus, facts, find_driver())
+        if gpus.access != "none":
+            self._check_gpus(plan, gpus)
+        config = plan_to_container(plan, info=facts, image_env=image_env, owner=this_process(), user=user, gpus=gpus)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mount_points(plan.work, plan.data))
             stack.enter_context(lent((plan.work, plan.record), user))
@@ -214,6 +233,23 @@ class DockerEngine(DockerImages):
                     path=f"/opt/env/bin:{image_path(image_env)}",
                 )
             )
+
+    def _check_gpus(self, plan: Plan, gpus: GpuChoice) -> None:
+        """Ask CUDA's driver, in a container that gets the same GPUs, whether it works. Raises EngineError if not.
+
+        A container without a working driver would train on the CPU, and say so hours later.
+        """
+        try:
+            answer = self.run_once(plan.environment, ("python3", "-c", _GPU_QUESTION), gpus)
+        except ImageError as error:
+            raise EngineError(
+                f"GPUs were passed ({gpus.access}), but CUDA does not work in the container",
+                details=error.details,
+                hint="`nvidia-smi` tells whether the driver works on this machine; `--gpus none` trains on the CPU",
+            ) from error
+        wanted = None if plan.gpus == "all" else len(plan.gpus.split(","))
+        if int(answer) < (wanted or 1):
+            raise EngineError(f"{answer.strip()} GPUs arrive in the container, {plan.gpus} were asked for")
 
     def sweep(self) -> list[str]:
         """Remove the containers of reprobox processes that are gone; return their names.

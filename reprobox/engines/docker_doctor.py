@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from reprobox.engines.docker_calls import Calls, DockerRefusedError, remove
 from reprobox.engines.docker_plan import container_name, gpu_access, labels
+from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import this_process
 from reprobox.errors import EngineError
 
@@ -91,7 +92,7 @@ def _mounts(calls: Calls) -> Check:
 
 
 def _gpus(facts: Mapping[str, Any]) -> Check:
-    access = gpu_access(facts)
+    access = gpu_access(facts, find_driver())
     if access != "none":
         return Check("docker gpu", True, f"GPUs can be passed ({access})", None)
     if not Path("/dev/nvidiactl").exists():

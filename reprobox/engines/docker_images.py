@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 from reprobox.engines.docker_calls import Calls, DockerRefusedError
 from reprobox.engines.docker_plan import (
     DEFAULT_PATH,
+    GpuChoice,
     container_name,
     container_user,
     once_to_container,
@@ -117,14 +118,14 @@ class DockerImages:
         finally:
             reader.close()
 
-    def run_once(self, image: str, command: tuple[str, ...]) -> str:
+    def run_once(self, image: str, command: tuple[str, ...], gpus: GpuChoice | None = None) -> str:
         """Run `command` in a throw-away container (no network, nothing mounted); return its standard output.
 
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         user = container_user(self._calls.facts())
-        config = once_to_container(image, command, owner=this_process(), user=user)
+        config = once_to_container(image, command, owner=this_process(), user=user, gpus=gpus)
         with running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution:
             status = execution.pump(lambda stream, data: written[stream].extend(data), lambda: None)
         if status != 0:

@@ -9,10 +9,11 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reprobox.engines.interface import Plan
+from reprobox.engines.nvidia import DRIVER_FOLDER, Driver
 from reprobox.errors import EngineError
 from reprobox.runtime.protocol import RECORD_VARIABLE
 
@@ -37,15 +38,20 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, kw_only=True)
 class GpuChoice:
-    """How GPUs reach a program: `access` as recorded (`none`, `toolkit`, `cdi`), and the parts of HostConfig for it."""
+    """How GPUs reach a program: `access` as recorded (`none`, `toolkit`, `cdi`, `devices`), the parts of HostConfig for
+    it, further `mounts`, and the folder that `libraries` must be looked for in, if any.
+    """
 
     access: str = "none"
-    host_config: Mapping[str, Any]
+    host_config: Mapping[str, Any] = field(default_factory=dict)
+    mounts: tuple[dict[str, Any], ...] = ()
+    libraries: str | None = None
 
 
-def gpu_access(info: Mapping[str, Any]) -> str:
-    """Return how this daemon (its answer to `GET /info`) can pass NVIDIA GPUs: `toolkit`, `cdi` or `none`.
+def gpu_access(info: Mapping[str, Any], driver: Driver | None = None) -> str:
+    """Return how this daemon (its answer to `GET /info`) can pass NVIDIA GPUs: `toolkit`, `cdi`, `devices` or `none`.
 
+    Without NVIDIA's toolkit the device files and the libraries of this machine's `driver` are passed one by one.
     Source: NVIDIA Container Toolkit, installation guide (runtime `nvidia`) and CDI support (`nvidia.com/gpu`).
     """
     if "nvidia" in (info.get("Runtimes") or {}):
@@ -53,27 +59,31 @@ def gpu_access(info: Mapping[str, Any]) -> str:
     devices = info.get("DiscoveredDevices") or ()
     if any(str(device.get("ID", "")).startswith("nvidia.com/gpu") for device in devices):
         return "cdi"
-    return "none"
+    return "none" if driver is None else "devices"
 
 
-def choose_gpus(wanted: str, info: Mapping[str, Any]) -> GpuChoice:
+def choose_gpus(wanted: str, info: Mapping[str, Any], driver: Driver | None = None) -> GpuChoice:
     """Decide how the GPUs that a plan wants (`none`, `all`, `0,1`) are passed by the daemon that answered `info`.
 
     Raises EngineError when GPUs are wanted and the daemon cannot pass any, or when `wanted` cannot be read.
     """
     if wanted == "none":
-        return GpuChoice(host_config={})
+        return GpuChoice()
     if wanted != "all" and not re.fullmatch(r"\d+(,\d+)*", wanted):
         raise EngineError(f"gpus: {wanted!r} names no GPUs", details=("expected: none, all or indices such as 0,1",))
-    access = gpu_access(info)
+    access = gpu_access(info, driver)
     if access == "none":
         raise EngineError(
             f"GPUs are asked for ({wanted}), but this Docker engine cannot pass any",
-            details=("looked for: the runtime `nvidia`, and CDI devices `nvidia.com/gpu`",),
+            details=(
+                "looked for: the runtime `nvidia`, CDI devices `nvidia.com/gpu`, the driver's devices and libraries",
+            ),
             hint="Install the NVIDIA Container Toolkit, run `sudo nvidia-ctk runtime configure --runtime=docker` and "
             "restart Docker; or use `--engine local`; or ask for no GPUs.",
         )
     indices = [] if wanted == "all" else wanted.split(",")
+    if access == "devices" and driver is not None:
+        return _passed_by_device(wanted, [int(index) for index in indices] or None, driver)
     if access == "cdi":
         names = [f"nvidia.com/gpu={index}" for index in indices or ["all"]]
         request: dict[str, Any] = {"Driver": "cdi", "DeviceIDs": names}
@@ -81,6 +91,21 @@ def choose_gpus(wanted: str, info: Mapping[str, Any]) -> GpuChoice:
         request = {"Driver": "nvidia", "Capabilities": [["gpu", "compute", "utility"]]}
         request |= {"DeviceIDs": indices} if indices else {"Count": -1}
     return GpuChoice(access=access, host_config={"DeviceRequests": [request]})
+
+
+def _passed_by_device(wanted: str, indices: list[int] | None, driver: Driver) -> GpuChoice:
+    try:
+        devices = driver.devices(indices)
+    except IndexError:
+        raise EngineError(f"GPU {wanted} is asked for, but this machine has {len(driver.gpus)}") from None
+    return GpuChoice(
+        access="devices",
+        host_config={
+            "Devices": [{"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"} for path in devices]
+        },
+        mounts=tuple(_bind(path, f"{DRIVER_FOLDER}/{name}", read_only=True) for name, path in driver.libraries),
+        libraries=DRIVER_FOLDER,
+    )
 
 
 def container_name(run_id: str) -> str:
@@ -107,9 +132,17 @@ def image_path(image_env: Sequence[str]) -> str:
     return found[-1] if found else DEFAULT_PATH
 
 
-def program_environment(plan: Plan, image_env: Sequence[str]) -> dict[str, str]:
+def library_path(folder: str, image_env: Sequence[str]) -> str:
+    """Return an LD_LIBRARY_PATH with `folder` before what the image has there."""
+    found = [line.partition("=")[2] for line in image_env if line.startswith("LD_LIBRARY_PATH=")]
+    return ":".join([folder, *found])
+
+
+def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -> dict[str, str]:
     """Return the variables that a program sees beside those of its image."""
+    libraries = {} if gpus.libraries is None else {"LD_LIBRARY_PATH": library_path(gpus.libraries, image_env)}
     return {
+        **libraries,
         **plan.env,
         "PATH": f"{ENVIRONMENT_PREFIX}/bin:{image_path(image_env)}",
         "HOME": TEMPORARY_FOLDER,
@@ -149,12 +182,15 @@ def _bind(source: object, target: str, *, read_only: bool) -> dict[str, Any]:
 
 
 def plan_to_container(
-    plan: Plan, *, info: Mapping[str, Any], image_env: Sequence[str], owner: str, user: tuple[int, int]
+    plan: Plan,
+    *,
+    info: Mapping[str, Any],
+    image_env: Sequence[str],
+    owner: str,
+    user: tuple[int, int],
+    gpus: GpuChoice,
 ) -> dict[str, Any]:
-    """Return the body of the create request for `plan` at the daemon that answered `info`.
-
-    Raises EngineError when GPUs are wanted and cannot be had.
-    """
+    """Return the body of the create request for `plan` at the daemon that answered `info`."""
     host_config = _confinement(plan.memory, user) | {
         "NetworkMode": "bridge" if plan.network else "none",
         "Mounts": [
@@ -162,8 +198,9 @@ def plan_to_container(
             _bind(plan.record.absolute(), RECORD_FOLDER, read_only=False),
             _bind(plan.site.absolute(), SITE_FOLDER, read_only=True),
             *(_bind(m.source.resolve(), f"{WORK_FOLDER}/{m.target}", read_only=True) for m in plan.data),
+            *gpus.mounts,
         ],
-        **choose_gpus(plan.gpus, info).host_config,
+        **gpus.host_config,
     }
     if plan.memory is not None and info.get("MemoryLimit", True):
         # Swap equal to memory means no swap at all: a training that pages is a training that hangs.
@@ -173,7 +210,7 @@ def plan_to_container(
     if plan.cpus is not None and plan.cpus <= info.get("NCPU", 0) and info.get("CpuCfsQuota", True):
         # A daemon refuses more than it has; the number of threads, which is part of the bits, holds all the same.
         host_config["NanoCpus"] = plan.cpus * 10**9
-    environment = program_environment(plan, image_env)
+    environment = program_environment(plan, image_env, gpus)
     if plan.gpus == "none" and "nvidia" in (info.get("Runtimes") or {}):
         # Where `nvidia` is the default runtime, CUDA images ask for every GPU themselves.
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"
@@ -185,12 +222,17 @@ def plan_to_container(
     }
 
 
-def once_to_container(image: str, command: tuple[str, ...], *, owner: str, user: tuple[int, int]) -> dict[str, Any]:
-    """Return the body of the create request for one command in `image`, with no network and nothing mounted."""
+def once_to_container(
+    image: str, command: tuple[str, ...], *, owner: str, user: tuple[int, int], gpus: GpuChoice | None = None
+) -> dict[str, Any]:
+    """Return the body of the create request for one command in `image`, with no network and nothing of the user's."""
+    chosen = gpus or GpuChoice()
+    libraries = [] if chosen.libraries is None else [f"LD_LIBRARY_PATH={chosen.libraries}"]
     return _request(image, command, user) | {
-        "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}"],
+        "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}", *libraries],
         "Labels": labels("once", owner),
-        "HostConfig": _confinement(None, user) | {"NetworkMode": "none"},
+        "HostConfig": _confinement(None, user)
+        | {"NetworkMode": "none", **({"Mounts": list(chosen.mounts)} if chosen.mounts else {}), **chosen.host_config},
     }
 
 

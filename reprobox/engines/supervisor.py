@@ -90,7 +90,8 @@ def _execute(command: list[str], supervisor: int) -> None:
         if os.getppid() != supervisor:
             return
         # Python ignores these; a program expects them as the kernel gives them.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        # All of them: a shell that starts reprobox in the background has it ignore SIGINT and SIGQUIT.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvp(command[0], command)

@@ -45,8 +45,10 @@ class Image:
 
 def input_digest(base: Base, packages: Sequence[LockedPackage]) -> str:
     """Return the digest of what an image is made from: base, wheels, this assembler. Nothing is built for it."""
-    hashes = sorted(f"{package.name}={package.sha256}" for package in packages)
-    return "sha256:" + input_key("image", base.record.digest, base.architecture, *hashes)
+    parts = sorted(f"{package.name}={package.sha256}" for package in packages)
+    if base.installed:
+        parts.append("environment in the base")
+    return "sha256:" + input_key("image", base.record.digest, base.architecture, *parts)
 
 
 def assemble(base: Base, wheels: Sequence[tuple[LockedPackage, Path]], *, cache: Path, observer: Observer) -> Image:
@@ -64,7 +66,7 @@ def assemble(base: Base, wheels: Sequence[tuple[LockedPackage, Path]], *, cache:
             own = _own_layers(base, ordered, cache, observer, damaged=frozenset())
             write_atomically(remembered, _as_json(own))
     layers = (*base.layers, *own)
-    config = image_config(layers, base.env, base.architecture, inputs)
+    config = image_config(layers, base.env, base.architecture, inputs, virtual=not base.installed)
     manifest = image_manifest(config, layers)
     record = ImageRecord(
         base=base.record,
@@ -104,6 +106,9 @@ def _own_layers(
     *,
     damaged: frozenset[str],
 ) -> tuple[Layer, ...]:
+    if base.installed and base.probe is not None:
+        name = None if base.probe.python_name else base.probe.launcher
+        return (environment.launcher(cache, executable=name, damaged=damaged),)
     check_compatible([package for package, _ in wheels], base.python, base.glibc, base.architecture)
     names = [package.name for package, _ in wheels]
     for name in names:

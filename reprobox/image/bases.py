@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reprobox.cache import write_atomically
@@ -15,7 +15,7 @@ from reprobox.image.exported import Exported, measure
 from reprobox.image.interface import ImageStore, StoredImage
 from reprobox.image.layers import Layer, read_json, storage_errors
 from reprobox.image.model import BaseRecord
-from reprobox.image.probe import probe
+from reprobox.image.probe import Probe, probe
 from reprobox.progress import Observer
 
 # How long `auto` waits for a registry before it goes on without. Without a network the engine itself gives up within
@@ -31,8 +31,10 @@ class Base:
 
     `layers` are its layers, lowest first; `env` its environment variables; `python` its minor version (`3.11`) and
     `python_executable` the path of that interpreter; `glibc` its version; `architecture` in OCI's spelling (`amd64`).
-    `occupied` says whether something lies where the environment goes. `image_id` is the engine's ID of a registry or
-    local base, whose layers `exported` tells how to stream; both are None for a base whose layers the cache holds.
+    `occupied` says whether something lies where the environment goes. `installed` is set where the base itself holds
+    the environment, so that nothing is installed. `image_id` is the engine's ID of a registry or local base, `probe`
+    what that base said of itself, and `exported` how to stream its layers; all three are None for a base whose layers
+    the cache holds.
     """
 
     record: BaseRecord
@@ -43,18 +45,27 @@ class Base:
     glibc: tuple[int, int]
     architecture: str
     occupied: bool = False
+    installed: bool = False
+    probe: Probe | None = None
     image_id: str | None = None
     exported: Exported | None = None
 
 
 def resolve_base(
-    base: str, store: ImageStore, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None
+    base: str,
+    store: ImageStore,
+    *,
+    cache: Path,
+    observer: Observer,
+    pinned: BaseRecord | None = None,
+    installed: bool = False,
 ) -> Base:
     """Return the base that `image.base` names: `auto`, `debian`, `debian:SUITE`, `local:REF` or a registry reference.
 
     With `pinned` (a manifest's record) that very base is looked for and `base` is not read; where it cannot be had (a
     Debian archive that moved on, a local image built anew) the nearest one is returned with its own record, so that the
-    caller can say what differs. Raises ImageError when there is no such base or it has no usable Python.
+    caller can say what differs. With `installed` the base is the whole environment, and its record lists the Python
+    distributions found inside. Raises ImageError when there is no such base or it has no usable Python.
     """
     if pinned is not None:
         resolved, note = _pinned(pinned, store, cache, observer), "as in the manifest"
@@ -68,9 +79,22 @@ def resolve_base(
         resolved, note = _local(base.removeprefix("local:"), None, store, cache, observer), ""
     else:
         resolved, note = _registry(base, store, cache, observer)
+    if installed:
+        resolved = _as_environment(resolved)
     record = resolved.record
     observer.finished("base", f"{record.kind} {record.reference.partition('@')[0]}   {_short(record.digest)}", note)
     return resolved
+
+
+def _as_environment(base: Base) -> Base:
+    if base.probe is None:
+        raise ImageError(
+            f"the base {base.record.kind} {base.record.reference} holds no packages to train with",
+            details=("environment.installed takes what lies in the base, and nothing is installed",),
+            hint="name an image that has them (image.base: local:IMAGE), or leave environment.installed out",
+        )
+    record = replace(base.record, packages=base.probe.packages)
+    return replace(base, record=record, installed=True)
 
 
 def _pinned(pinned: BaseRecord, store: ImageStore, cache: Path, observer: Observer) -> Base:
@@ -180,6 +204,7 @@ def _of_image(image: StoredImage, record: BaseRecord, store: ImageStore, cache: 
         glibc=found.glibc,
         architecture=image.architecture,
         occupied=found.occupied,
+        probe=found,
         image_id=image.id,
         exported=exported,
     )

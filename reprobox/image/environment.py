@@ -60,6 +60,21 @@ def skeleton(cache: Path, *, python: str, executable: str, occupied: bool, damag
     return make_layer(cache, key, f"environment for Python {python}", write, damaged=damaged)
 
 
+def launcher(cache: Path, *, executable: str | None, damaged: frozenset[str]) -> Layer:
+    """Return the layer over a base that holds the environment itself: the engine's mount points, and the name `python`
+    for `executable` where the base has none (None: it has).
+    """
+
+    def write(out: LayerWriter) -> None:
+        out.folder(f"{_ROOT}/bin")
+        if executable is not None:
+            out.symlink(f"{_ROOT}/bin/python", executable)
+        for path in MOUNT_POINTS:
+            out.folder(path)
+
+    return make_layer(cache, input_key("launcher", executable or ""), "names in the base", write, damaged=damaged)
+
+
 def reserved_paths(python: str) -> dict[str, str]:
     """Return what wheels may not replace, relative to the environment."""
     interpreter = "the environment's interpreter"

@@ -12,7 +12,7 @@ class BaseRecord:
     `kind` is `debian`, `registry` or `local`; `reference` is what the user or the catalogue names (`bookworm`,
     `python:3.11-slim@sha256:...`, `my-image:tag`); `digest` pins it: of the root file system's tar for debian, the
     manifest digest for registry, the image ID for local. `packages` lists `name=version` of the Debian packages where
-    reprobox chose them, else nothing.
+    reprobox chose them, of the Python distributions where the base holds the environment, else nothing.
     """
 
     kind: str

@@ -35,11 +35,22 @@ def blob_path(digest: str) -> str:
     return "blobs/sha256/" + digest.removeprefix("sha256:")
 
 
-def image_config(layers: Sequence[Layer], base_env: Mapping[str, str], architecture: str, input_digest: str) -> bytes:
-    """Return the image config. Neither entry point nor command are taken from the base: a Plan names its command."""
+def image_config(
+    layers: Sequence[Layer],
+    base_env: Mapping[str, str],
+    architecture: str,
+    input_digest: str,
+    *,
+    virtual: bool = True,
+) -> bytes:
+    """Return the image config. Neither entry point nor command are taken from the base: a Plan names its command.
+
+    `virtual` says whether the environment is a virtual one of ours, or the base's own.
+    """
     env = dict(base_env)
     env["PATH"] = f"{ENVIRONMENT}/bin:{env.get('PATH') or _DEFAULT_PATH}"
-    env["VIRTUAL_ENV"] = ENVIRONMENT
+    if virtual:
+        env["VIRTUAL_ENV"] = ENVIRONMENT
     env["LANG"] = "C.UTF-8"
     return canonical(
         {

@@ -13,12 +13,12 @@ from reprobox.image.interface import ImageStore
 from reprobox.image.layers import read_json
 from reprobox.image.layout import ENVIRONMENT
 
-_FORMAT = 1
+_FORMAT = 2
 _MARK = "reprobox-probe "
 
 # The interpreter below a virtual environment is wanted, because the base may itself be an image with an environment.
 _QUESTIONS = f"""
-import json, os, platform, sys
+import importlib.metadata, json, os, platform, shutil, sys
 try:
     libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
 except (ValueError, OSError, AttributeError):
@@ -29,6 +29,12 @@ print({_MARK!r} + json.dumps({{
     "executable": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
     "libc": libc,
     "occupied": os.path.lexists({ENVIRONMENT!r}),
+    "python_name": bool(shutil.which("python")),
+    "launcher": sys.executable,
+    "packages": sorted({{
+        "%s=%s" % (found.metadata["Name"], found.version)
+        for found in importlib.metadata.distributions() if found.metadata["Name"]
+    }}),
 }}))
 """
 
@@ -36,13 +42,18 @@ print({_MARK!r} + json.dumps({{
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """`python` is `3.11`, `executable` its path in the image, `glibc` its version; `occupied` says whether something
-    lies already where the environment goes.
+    lies already where the environment goes. `launcher` is the interpreter as a program of the image starts it, which
+    in a virtual environment is not `executable`; `python_name` says whether it is called `python` too; `packages` are
+    the Python distributions that it finds, `name=version`, sorted.
     """
 
     python: str
     executable: str
     glibc: tuple[int, int]
     occupied: bool
+    launcher: str
+    python_name: bool
+    packages: tuple[str, ...]
 
 
 def probe(image_id: str, reference: str, store: ImageStore, *, cache: Path) -> Probe:
@@ -92,4 +103,7 @@ def _understood(answer: dict[str, Any], reference: str) -> Probe:
         executable=str(answer["executable"]),
         glibc=(int(numbers[0]), int(numbers[1])),
         occupied=bool(answer["occupied"]),
+        launcher=str(answer["launcher"]),
+        python_name=bool(answer["python_name"]),
+        packages=tuple(str(package) for package in answer["packages"]),
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from reprobox.lock.model import LockedPackage
 from reprobox.manifest.model import Manifest
+from reprobox.runtime.metrics import NAME as METRIC_NAME
 from reprobox.validation import Problem, Where
 
 
@@ -38,6 +39,9 @@ def manifest_problems(manifest: Manifest) -> Iterator[Problem]:
     for name, loss in (("first_loss", result.first_loss), ("final_loss", result.final_loss)):
         if (loss is None) != (result.steps == 0):
             yield Problem(path=("result", name), text="must be there exactly when there are steps")
+    for name in result.metrics:
+        if METRIC_NAME.fullmatch(name) is None:
+            yield Problem(path=("result", "metrics", name), text="is no name of a metric")
     if manifest.engine.kind == "docker" and manifest.image is None:
         yield Problem(path=("image",), text="expected an image, as the engine is docker")
     yield from _repeated(("result", "outputs"), "path", (output.path for output in result.outputs))

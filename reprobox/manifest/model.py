@@ -38,12 +38,16 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRecord:
-    """What a replay is judged by. `steps` counts losses over all streams; `trajectory` is `sha256:` over them."""
+    """What a replay is judged by. `steps` counts losses over all streams; `trajectory` is `sha256:` over them.
+
+    `metrics` is the last value of each metric that the program logged, by name.
+    """
 
     steps: int
     optimizer_steps: int
     first_loss: str | None
     final_loss: str | None
+    metrics: dict[str, str]
     trajectory: str
     weights: str | None
     outputs: tuple[OutputRecord, ...]

@@ -86,6 +86,7 @@ RULES: Rules = {
         "optimizer_steps": COUNT,
         "first_loss": _DECIMAL,
         "final_loss": _DECIMAL,
+        "metrics": _DECIMAL,
         "trajectory": DIGEST,
         "weights": DIGEST,
     },
@@ -113,9 +114,10 @@ RULES: Rules = {
         "reference": spec.RULES[spec.ImageSpec]["base"],
         "digest": DIGEST,
         "packages": Rule(
-            expected="name=version of a Debian package",
-            # Debian Policy, 5.6.1 and 5.6.12, with an architecture as dpkg writes it.
-            pattern=r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?=[A-Za-z0-9][A-Za-z0-9.+:~-]*",
+            expected="name=version of a package",
+            # Debian Policy, 5.6.1 and 5.6.12, with an architecture as dpkg writes it; and names of Python distributions
+            # as their metadata writes them.
+            pattern=r"[A-Za-z0-9][A-Za-z0-9+._-]*(?::[a-z0-9-]+)?=[A-Za-z0-9][A-Za-z0-9.+:~!_-]*",
         ),
     },
     CodeRecord: {

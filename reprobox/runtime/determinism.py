@@ -30,7 +30,7 @@ def apply(torch: Any, deterministic: bool, threads: int | None = None) -> None:
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True
         return
-    torch.use_deterministic_algorithms(True)
+    _use_deterministic_algorithms(torch)
     if hasattr(torch.utils, "deterministic"):
         torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic = True
@@ -45,6 +45,19 @@ def apply(torch: Any, deterministic: bool, threads: int | None = None) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
     if hasattr(torch.backends.mkldnn, "deterministic"):
         torch.backends.mkldnn.deterministic = True
+
+
+def _use_deterministic_algorithms(torch: Any) -> None:
+    """Do what `torch.use_deterministic_algorithms(True)` does, without its second of imports.
+
+    Since torch 2.9 the public function loads the inductor, over 800 modules, to set one flag in its configuration. The
+    host sets that flag by TORCHINDUCTOR_DETERMINISTIC, which the inductor reads if it is ever loaded.
+    """
+    switch = getattr(torch._C, "_set_deterministic_algorithms", None)
+    if switch is None:
+        torch.use_deterministic_algorithms(True)
+    else:
+        switch(True, warn_only=False)
 
 
 def effective(torch: Any) -> dict[str, Any]:

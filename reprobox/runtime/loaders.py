@@ -9,6 +9,8 @@ from typing import Any, Callable
 
 from . import hooks, seeding
 
+_made = [0]
+
 
 class WorkerSeeder:
     """The `worker_init_fn` that every DataLoader gets: seeds the worker, then calls the user's own, if any.
@@ -43,7 +45,6 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
     original_init = loader_class.__init__
     original_iter = loader_class.__iter__
     signature = inspect.signature(original_init)
-    made = [0]
 
     def seeded(self: Any, args: Any, kwargs: Any) -> tuple[Any, Any, list[str]]:
         """Return the arguments with a generator and a worker function in them, and what of that is ours."""
@@ -51,8 +52,8 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             return (self, *args), kwargs, []  # torch has its own words for a wrong argument
-        loader = made[0]
-        made[0] += 1
+        loader = _made[0]
+        _made[0] += 1
         ours = ["worker_init_fn"]
         if bound.arguments.get("generator") is None:
             generator = sys.modules["torch"].Generator()
@@ -91,6 +92,11 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
 
     loader_class.__init__ = __init__
     loader_class.__iter__ = __iter__
+
+
+def restart_numbering() -> None:
+    """Number the data loaders from 0 again, as when the program itself sets a seed."""
+    _made[0] = 0
 
 
 def _note(log: list[dict[str, Any]], entry: dict[str, Any]) -> None:

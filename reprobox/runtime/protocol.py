@@ -8,6 +8,8 @@ started-N     empty; one for each Python process in which the runtime started (N
 stream-NNN.records   one stream for each process that recorded; NNN is its rank, else its place among its siblings
 facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
 facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
+entropy-PID-N.json   what drew on the outside world in one process, data loaders' workers included:
+                     {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed]}
 
 A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
 The first field is the kind, so that new kinds can be added and unknown ones passed over:
@@ -24,6 +26,8 @@ The first field is the kind, so that new kinds can be added and unknown ones pas
     digest OPTIMIZER_STEP  WHAT  OPTIMIZER  VALUE
                              64 bits in hex over all bits of `gradients` or `weights` of one optimizer, or over the
                              state of the random generators (`rng`), right after that step (see digests.py)
+    metric NAME  STEP  DTYPE  BITS
+                             a number that the program logged after STEP losses: BITS as of a loss
     end    WEIGHTS           the process ended normally: sha256 of all optimized parameters, or -
 
 STEP counts the losses of a stream from 0, OPTIMIZER_STEP the calls of optimizers' step() before the record; the
@@ -40,4 +44,6 @@ STREAM_SUFFIX = ".records"
 DEFAULT_DIGEST_EVERY = 25
 FACTS_PREFIX = "facts-"
 FACTS_SUFFIX = ".json"
+ENTROPY_PREFIX = "entropy-"
+ENTROPY_SUFFIX = ".json"
 STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

@@ -74,6 +74,12 @@ class Recorder:
         if text not in self._warnings:
             self._warnings.append(text)
 
+    def metric(self, name: str, dtype: str, bits: str) -> None:
+        """Record a metric of the program's own beside the losses so far; `bits` are in hex, big-endian."""
+        line = "metric\t%s\t%d\t%s\t%s\n" % (name, self.losses, dtype, bits)
+        # Without torch nothing is ever under way, and nothing comes by later to write the entries.
+        self.guard(self._entries.append if "torch" in sys.modules else self._write, line)
+
     def attach(self, torch: Any) -> None:
         """Get ready to record; called once torch is there, before the hooks that call this recorder are set."""
         from .digests import Digester
@@ -344,7 +350,7 @@ class _Tracked:
         self.parameters: list[Any] = []
         self.steps = 0
         self.blind = 0
-        self._losses = 0
+        self.losses = 0
         self._groups = 0
 
     def remember(self, optimizer: Any) -> None:
@@ -354,8 +360,8 @@ class _Tracked:
 
     def stepped(self, losses: int) -> None:
         self.steps += 1
-        self.blind += losses == self._losses
-        self._losses = losses
+        self.blind += losses == self.losses
+        self.losses = losses
 
     def settle(self) -> None:
         if self.digest is None:

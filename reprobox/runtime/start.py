@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any, Callable
 
-from . import determinism, hooks, loaders, protocol, seeding
+from . import current, determinism, entropy, epochs, hooks, loaders, protocol, seeding, unseeded
 from .recorder import Recorder
 
 _ROOT_VARIABLE = "REPROBOX_ROOT"
@@ -44,11 +43,16 @@ def start() -> None:
     hooks.after_import("random", guarded(seeding.seed_random, seed))
     hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
     hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
+    hooks.after_import("torch.utils.data.dataloader", guarded(epochs.watch, recorder.warn))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
-    if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
-        recorder.warn("PYTHONHASHSEED was taken away before Python started: the order of sets is not reproducible")
+    # After the seeding above, so that the audit does not see it.
+    audit = entropy.Audit(folder, seed)
+    streams = unseeded.Streams(seed)
+    unseeded.install(streams, audit)
+    audit.install()
+    current.run = current.Run(seed, config["deterministic"], recorder, streams)
 
 
 def _attach(torch: Any, recorder: Recorder) -> None:

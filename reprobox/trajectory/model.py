@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -47,6 +48,8 @@ class Trajectory:
     losses: tuple[Loss, ...]
     optimizer_steps: int
     weights: str | None
+    # The last value of each metric that the program logged: a decimal that names its bits, by name.
+    metrics: Mapping[str, str] = field(default_factory=dict)
     complete: bool
     damage: str | None = None
     process: int = 0

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.runtime import protocol
-from reprobox.trajectory.bits import WIDTHS
+from reprobox.runtime.metrics import NAME
+from reprobox.trajectory.bits import WIDTHS, decimal
 from reprobox.trajectory.codec import DIGESTED, EVENTS, is_scale
 from reprobox.trajectory.model import Digest, Loss, Trajectory
 
 _CHUNK = 1 << 20
 _LONGEST_LINE = 1 << 16
+_MOST_METRICS = 1000
 _STREAM_NAME = re.compile(re.escape(protocol.STREAM_PREFIX) + r"(\d{3,9})" + re.escape(protocol.STREAM_SUFFIX))
 _HEX = {dtype: re.compile(rf"[0-9a-f]{{{2 * width}}}") for dtype, width in WIDTHS.items()}
 _COUNT = re.compile(r"\d{1,15}")
@@ -53,6 +55,7 @@ class _Stream:
         self.weights: str | None = None
         self.complete = False
         self.damage: str | None = None
+        self.metrics: dict[str, str] = {}
         self._offset = 0
         self._half = b""
         self._line = 0
@@ -76,6 +79,7 @@ class _Stream:
             losses=tuple(self.losses),
             optimizer_steps=self.optimizer_steps,
             weights=self.weights if complete else None,
+            metrics=dict(self.metrics),
             complete=complete,
             damage=self.damage,
             process=self.number,
@@ -124,6 +128,8 @@ class _Stream:
             return "a record after the end"
         if fields[0] == "loss":
             return self._loss(fields)
+        if fields[0] == "metric":
+            return self._metric(fields)
         if fields[0] == "step":
             if len(fields) != 3 or not _COUNT.fullmatch(fields[1]):
                 return "not a step record"
@@ -139,6 +145,17 @@ class _Stream:
                 return "not an end record"
             self.weights = None if fields[1] == "-" else "sha256:" + fields[1].removeprefix("sha256:")
             self.complete = True
+        return None
+
+    def _metric(self, fields: list[str]) -> str | None:
+        if len(fields) != 5 or not NAME.fullmatch(fields[1]) or not _COUNT.fullmatch(fields[2]):
+            return "not a metric record"
+        _, name, _, dtype, bits = fields
+        if dtype not in WIDTHS or not _HEX[dtype].fullmatch(bits):
+            return f"{bits[:40]!r} are not the bits of a {dtype[:40]}"
+        if name not in self.metrics and len(self.metrics) >= _MOST_METRICS:
+            return f"more than {_MOST_METRICS} metrics"
+        self.metrics[name] = decimal(bits, dtype)
         return None
 
     def _loss(self, fields: list[str]) -> str | None:

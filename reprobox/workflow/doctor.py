@@ -75,11 +75,11 @@ def _version(command: list[str]) -> str | None:
 
 
 def _uv() -> Check:
-    import uv  # only here: finding the binary reads the installation's metadata
-
     try:
+        import uv  # only here: finding the binary reads the installation's metadata
+
         version = _version([uv.find_uv_bin(), "--version"])
-    except FileNotFoundError:
+    except (ImportError, FileNotFoundError):
         version = None
     if version is None:
         return Check(name="uv", status="error", text="does not run", hint="reinstall: pip install --force-reinstall uv")

@@ -34,11 +34,15 @@ class Environment:
     image: ImageRecord | None
 
 
-def prepare(engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer) -> Environment:
-    """Lock the spec's requirements and make the environment.
+def prepare(
+    engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer, relock: bool = False
+) -> Environment:
+    """Lock the spec's requirements and make the environment; `relock` resolves them anew where a lock is remembered.
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
+    if spec.environment.installed:
+        return _prepare_installed(engine, spec, cache=cache, observer=observer)
     requirements = find_requirements(project, spec.environment.requirements).path
     base: Base | None = None
     if engine.name == "local":
@@ -47,12 +51,25 @@ def prepare(engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observ
     else:
         base = _base(engine, spec, cache=cache, observer=observer)
         python, glibc, architecture = base.python, base.glibc, base.architecture
-    observer.working("lock", f"resolving {spec.environment.requirements}")
+    platform = platform_for(architecture, glibc)
     lock, cached = resolve(
-        requirements, python=python, platform=platform_for(architecture, glibc), cache=cache, observer=observer
+        requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
     )
     observer.finished("lock", _describe(lock), "cached" if cached else "")
     return _install(engine, base, lock, requirements, cache=cache, observer=observer)
+
+
+def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer) -> Environment:
+    """Take the environment that lies in the base: an empty lock, and the base's packages on record."""
+    if engine.name == "local":
+        raise SpecError(
+            "environment.installed needs the docker engine: it takes the packages that are in a base image",
+            hint="start Docker, or lock the packages (environment.requirements)",
+        )
+    base = _base(engine, spec, cache=cache, observer=observer)
+    observer.finished("packages", f"{len(base.record.packages)} in the base", "nothing is installed")
+    lock = Lock(python=base.python, platform=platform_for(base.architecture, base.glibc), packages=())
+    return _install(engine, base, lock, None, cache=cache, observer=observer)
 
 
 def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
@@ -67,7 +84,8 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
     store = cast(ImageStore, engine)
-    base = resolve_base(spec.image.base, store, cache=cache, observer=observer, pinned=pinned)
+    installed = spec.environment.installed
+    base = resolve_base(spec.image.base, store, cache=cache, observer=observer, pinned=pinned, installed=installed)
     wanted = spec.environment.python
     if wanted is not None and wanted != base.python:
         raise SpecError(

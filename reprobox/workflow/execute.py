@@ -21,6 +21,7 @@ from reprobox.spec import RunSpec, parse_size
 from reprobox.trajectory.bits import shown
 from reprobox.trajectory.model import Trajectory
 from reprobox.trajectory.reader import News, StreamTail, read_streams
+from reprobox.workflow.entropy import read_findings, warnings_of
 from reprobox.workflow.paths import RunPaths, storage_error
 
 Watch = Callable[[News], None]
@@ -46,8 +47,9 @@ class Job:
 
 @dataclass(kw_only=True)
 class Result:
-    """What came of it. `status` is completed, failed or interrupted; `facts` is what the runtime said of its process;
-    `failure` is an error that ended the run from outside the program (the engine died, the disk was full).
+    """What came of it. `status` is completed, failed or interrupted; `facts` is what the runtime said of its process,
+    `findings` what its audit found (see `workflow/entropy.py`); `failure` is an error that ended the run from outside
+    the program (the engine died, the disk was full).
     """
 
     status: str = "failed"
@@ -56,6 +58,7 @@ class Result:
     seconds: float = 0.0
     trajectories: tuple[Trajectory, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    findings: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     failure: ReproboxError | None = None
     interrupted: bool = False
@@ -128,7 +131,7 @@ def _lay_out_runtime(job: Job) -> None:
     site = job.paths.site
     ignore = shutil.ignore_patterns("__pycache__", "bootstrap")
     shutil.copytree(source, site / "reprobox" / "runtime", ignore=ignore)
-    # With it this is a regular package; without, any reprobox in the program's own environment would be imported.
+    # Without it a reprobox among the program's own packages, of any version, would be imported instead.
     shutil.copyfile(source.parent / "__init__.py", site / "reprobox" / "__init__.py")
     shutil.copyfile(source / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
     config = {
@@ -192,11 +195,13 @@ def _gather(job: Job, result: Result) -> None:
         # The first process that trained speaks for the run; without one, the first that ran.
         if not result.facts or (content["determinism"] and not result.facts["determinism"]):
             result.facts = content
+    result.findings = read_findings(record)
+    result.warnings.extend(warnings_of(result.findings["entropy"]))
     if not any(record.glob(protocol.STARTED_PREFIX + "*")) and result.failure is None and not result.interrupted:
         result.warnings.append(
             "the runtime did not start in the program (no Python, or python -I, -E or -S): no losses"
         )
-    elif not result.trajectories and result.status == "completed":
+    elif not any(stream.losses for stream in result.trajectories) and result.status == "completed":
         result.warnings.append("the program never called backward(): no losses; a replay compares outputs only")
     if isinstance(result.failure, EngineError):
         result.warnings.append(result.failure.message)

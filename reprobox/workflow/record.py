@@ -10,7 +10,7 @@ from typing import Any
 
 import reprobox
 from reprobox.cache import write_atomically
-from reprobox.engines.interface import Engine
+from reprobox.engines.interface import EngineInfo
 from reprobox.fingerprint import Machine
 from reprobox.lock.export import export_requirements
 from reprobox.manifest.model import (
@@ -28,7 +28,7 @@ from reprobox.snapshot.model import CodeRecord, DataRecord
 from reprobox.spec import RunSpec
 from reprobox.trajectory.bits import shown
 from reprobox.trajectory.codec import encode_stream, losses_tsv, trajectory_digest
-from reprobox.trajectory.model import Loss
+from reprobox.trajectory.model import Loss, Trajectory
 from reprobox.validation import printable
 from reprobox.workflow.environment import Environment
 from reprobox.workflow.execute import Result
@@ -42,7 +42,7 @@ class Inputs:
     """All that was settled before the program started; `packed_code` is the compressed archive."""
 
     spec: RunSpec
-    engine: Engine
+    engine: EngineInfo
     environment: Environment
     machine: Machine
     code: CodeRecord
@@ -60,7 +60,6 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
         write_atomically(paths.losses(number), losses_tsv(stream).encode())
     write_atomically(paths.lock, export_requirements(inputs.environment.lock).encode())
     losses = [loss for stream in streams for loss in stream.losses]
-    info = inputs.engine.info() if result.failure is None else None
     software = {name: value for name, value in result.facts.get("software", {}).items() if value is not None}
     weights = {stream.weights for stream in streams}
     manifest = Manifest(
@@ -86,18 +85,24 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
             optimizer_steps=sum(stream.optimizer_steps for stream in streams),
             first_loss=_shown(losses[0]) if losses else None,
             final_loss=_shown(losses[-1]) if losses else None,
+            metrics=_metrics(streams),
             trajectory=trajectory_digest(streams),
             weights=weights.pop() if len(weights) == 1 else None,
             outputs=outputs,
         ),
         determinism=_writable(
-            {**result.facts.get("determinism", {}), "data_loaders": result.facts.get("data_loaders", [])}
+            {
+                **result.facts.get("determinism", {}),
+                "data_loaders": result.facts.get("data_loaders", []),
+                "derived_seeds": result.findings.get("derived", []),
+                "entropy": result.findings.get("entropy", []),
+            }
         ),
         machine=inputs.machine,
         engine=EngineRecord(
-            kind=inputs.engine.name,
-            version=info.version if info else "unknown",
-            gpu_access=info.gpu_access if info and inputs.spec.resources.gpus != "none" else "none",
+            kind=inputs.engine.kind,
+            version=inputs.engine.version,
+            gpu_access="none" if inputs.spec.resources.gpus == "none" else inputs.engine.gpu_access,
         ),
         software=SoftwareRecord(**software),
         image=inputs.environment.image,
@@ -115,6 +120,12 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
 
 def _shown(loss: Loss) -> str:
     return shown(loss.bits, loss.dtype, loss.scale)
+
+
+def _metrics(streams: Sequence[Trajectory]) -> dict[str, str]:
+    """Return the last value of each metric by name; where several processes logged one, the first process speaks."""
+    found = {name: value for stream in reversed(streams) for name, value in stream.metrics.items()}
+    return dict(sorted(found.items()))
 
 
 def _writable(value: Any) -> Any:

@@ -96,7 +96,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     paths = create_run(request.parent / "replays", manifest.name)
     inputs = Inputs(
         spec=manifest.spec,
-        engine=engine,
+        engine=engine.info(),
         environment=environment,
         machine=machine,
         code=code,

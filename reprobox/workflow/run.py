@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reprobox.engines import choose_engine
 from reprobox.engines.interface import DataMount, Engine
-from reprobox.errors import ReproboxError, SpecError
+from reprobox.errors import SpecError
 from reprobox.fingerprint import observe
 from reprobox.manifest.model import Manifest
 from reprobox.progress import Observer
@@ -27,17 +27,19 @@ from reprobox.workflow.record import INLINE_LIMIT, Inputs, record_run
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What one run came to; `failure` is what ended it from outside the program, if anything did."""
+    """What one run came to."""
 
     paths: RunPaths
     manifest: Manifest
     result: Result
-    failure: ReproboxError | None
 
 
-def run(spec: RunSpec, project: Path, *, engine: str | None, cache: Path, observer: Observer) -> RunReport:
+def run(
+    spec: RunSpec, project: Path, *, engine: str | None, cache: Path, observer: Observer, relock: bool = False
+) -> RunReport:
     """Run `spec` in `project` on the engine of that name (None: docker, else local) and write its manifest.
 
+    `relock` resolves the requirements anew instead of taking the lock that was made of them before.
     Raises ReproboxError for what is wrong before the program starts; what happens later is in the report, and the
     run's folder keeps all that was recorded.
     """
@@ -46,14 +48,14 @@ def run(spec: RunSpec, project: Path, *, engine: str | None, cache: Path, observ
     machine = observe()
     code, packed = take_code(spec, project, observer)
     data = take_data(spec, project, cache, observer)
-    environment = prepare(opened, spec, project, cache=cache, observer=observer)
+    environment = prepare(opened, spec, project, cache=cache, observer=observer, relock=relock)
     observer.finished("engine", describe_engine(opened, spec))
     observer.finished("seed", f"{spec.seed}, {mode(spec.deterministic)}")
 
     paths = create_run(project / "runs", spec.name)
     inputs = Inputs(
         spec=spec,
-        engine=opened,
+        engine=opened.info(),
         environment=environment,
         machine=machine,
         code=code.record,
@@ -61,30 +63,15 @@ def run(spec: RunSpec, project: Path, *, engine: str | None, cache: Path, observ
         data=data,
         warnings=[reason] if reason else [],
     )
-    return execute_and_record(
-        paths,
-        inputs,
-        environment.handle,
-        [DataMount(source=(project / record.path).absolute(), target=record.path) for record in data],
-        observer,
-    )
-
-
-def execute_and_record(
-    paths: RunPaths, inputs: Inputs, handle: str, data: list[DataMount], observer: Observer
-) -> RunReport:
-    """Put the code in place, run the program, and write everything down."""
+    mounts = [DataMount(source=(project / record.path).absolute(), target=record.path) for record in data]
+    job = Job(spec=spec, paths=paths, engine=opened, environment=environment.handle, data=mounts)
     try:
         place_code(paths, inputs)
-    except OSError as error:
-        raise storage_error(error, paths.root) from error
-    job = Job(spec=inputs.spec, paths=paths, engine=inputs.engine, environment=handle, data=data)
-    result = execute(job, observer)
-    try:
+        result = execute(job, observer)
         manifest = record_run(paths, inputs, result)
     except OSError as error:
         raise storage_error(error, paths.root) from error
-    return RunReport(paths=paths, manifest=manifest, result=result, failure=result.failure)
+    return RunReport(paths=paths, manifest=manifest, result=result)
 
 
 def place_code(paths: RunPaths, inputs: Inputs) -> None:
@@ -168,7 +155,8 @@ def describe_engine(engine: Engine, spec: RunSpec) -> str:
     if engine.name == "local":
         return f"local, a clean virtual environment without a container, {threads}, {gpus}"
     network = "network on" if spec.network else "no network"
-    return f"{info.kind} {info.version}, {network}, read-only root, {threads}, {gpus}"
+    seen = f", sees {', '.join(spec.env)}" if spec.env else ""
+    return f"{info.kind} {info.version}, {network}, read-only root, {threads}, {gpus}{seen}"
 
 
 def short(digest: str) -> str:

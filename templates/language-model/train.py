@@ -109,6 +109,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=0, help="processes that load data")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--context", type=int, default=64, help="bytes that the model sees at once")
     parser.add_argument("--stride", type=int, default=6, help="bytes from one training window to the next")
@@ -124,7 +125,9 @@ def main():
     # A window holds one byte more than the model sees, because the last byte is only predicted.
     train_set = Windows(tokens[:border], args.context + 1, args.stride)
     test_set = Windows(tokens[border:], args.context + 1, args.context)
-    train_loader = DataLoader(train_set, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    train_loader = DataLoader(
+        train_set, batch_size=args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers
+    )
     test_loader = DataLoader(test_set, batch_size=args.batch_size)
 
     model = build_model(args.context, args.width, args.layers, args.heads).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ class Reprobox:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
+        self.started: list[subprocess.Popen[str]] = []
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         return {**os.environ, "REPROBOX_CACHE": str(self.cache), **(extra or {})}
@@ -56,21 +58,29 @@ class Reprobox:
 
     def start(self, *arguments: str, folder: Path) -> subprocess.Popen[str]:
         """Start `reprobox ARGUMENTS` and return at once."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(REPROBOX), *arguments],
             cwd=folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # As from a terminal, also when the tests themselves run in the background, where SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        self.started.append(process)
+        return process
 
 
 @pytest.fixture(scope="session")
 def reprobox() -> Iterator[Reprobox]:
     """The command with a cache that all tests of the session share and that is gone afterwards: it holds gigabytes."""
     cache = Path(tempfile.mkdtemp(prefix="reprobox-test-cache-"))
-    yield Reprobox(cache)
+    command = Reprobox(cache)
+    yield command
+    for process in command.started:
+        process.kill()
+        process.wait()
     shutil.rmtree(cache, ignore_errors=True)
 
 

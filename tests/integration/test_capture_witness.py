@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reprobox.trajectory import LiveComparison, compare
+from reprobox.trajectory.comparison import LiveComparison, compare
 from reprobox.trajectory.model import Outcome
 from tests.integration.conftest import Training
 

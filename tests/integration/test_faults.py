@@ -20,8 +20,8 @@ pytestmark = pytest.mark.network
 
 
 def our_containers() -> list[str]:
-    """Return what `docker ps -a` shows of reprobox."""
-    command = ["docker", "ps", "--all", "--quiet", "--filter", "label=org.reprobox.run"]
+    """Return what `docker ps -a` shows of the runs of these tests."""
+    command = ["docker", "ps", "--all", "--quiet", "--filter", "name=reprobox-tiny-"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 

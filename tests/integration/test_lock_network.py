@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import LockError
-from reprobox.lock import export_requirements, fetch_wheels, resolve
+from reprobox.lock.download import fetch_wheels
+from reprobox.lock.export import export_requirements
 from reprobox.lock.model import Lock
+from reprobox.lock.resolution import resolve
 from reprobox.progress import Observer
 
 pytestmark = pytest.mark.network

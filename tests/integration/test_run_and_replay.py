@@ -39,6 +39,7 @@ def test_a_template_learns_and_its_replay_is_exact(
     report = run(reprobox, project, engine=engine)
     assert report.keys() >= RUN_KEYS
     assert (report["status"], report["engine"]) == ("completed", engine)
+    assert not [text for text in report["warnings"] if "outside world" in text]
     metrics = json.loads((Path(report["run_dir"]) / "work" / "outputs" / "metrics.json").read_text())
     if template == "vision":
         assert metrics["accuracy"] > 0.95
@@ -149,6 +150,16 @@ def test_image_build_gives_its_digests_and_is_the_image_of_a_run(reprobox: Repro
     built = reprobox("image", "build", "--json", folder=tiny).data
     assert built.keys() >= {"image_id", "config_digest", "manifest_digest", "diff_ids", "seconds"}
     assert run(reprobox, tiny, engine="docker")["image"] == built["config_digest"]
+
+
+@pytest.mark.docker
+def test_an_environment_that_lies_in_a_local_image_is_taken_as_it_is(reprobox: Reprobox, tiny: Path) -> None:
+    base = reprobox("image", "build", "--json", folder=tiny).data["image_id"]
+    report = run(reprobox, tiny, "--installed", "--base", f"local:{base}", engine="docker")
+    manifest = reprobox("show", report["run_dir"], "--json", folder=tiny).data
+    assert manifest["lock"]["packages"] == []
+    assert any(package.startswith("torch=2.13.0") for package in manifest["image"]["base"]["packages"])
+    assert reprobox("replay", report["manifest"], "--json", folder=tiny).data["verdict"] == "EXACT"
 
 
 def test_doctor_says_what_works(reprobox: Reprobox, tmp_path: Path) -> None:

@@ -204,4 +204,7 @@ PYTHON_ANSWER: dict[str, Any] = {
     "executable": "/usr/local/bin/python3.11",
     "libc": "glibc 2.36",
     "occupied": False,
+    "launcher": "/usr/local/bin/python3",
+    "python_name": True,
+    "packages": ["numpy=2.0.0", "torch=2.11.0+cu130"],
 }

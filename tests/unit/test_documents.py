@@ -229,6 +229,7 @@ trees = st.recursive(
 
 @given(st.dictionaries(keys, trees, max_size=6))
 @example({"a": [[[], {}], [{"b": [[1]]}]]})
+@example({"a": [{"\x1f" * 25: {}, "\x1e" * 25: []}]})
 @example({"a": [{"b": ["x"], "c": {"d": {}}}]})
 @example({"k": "A" * 500, "l": ["B" * 500], "r": [{"x": "C" * 500}], "d": {"y": {"z": "D" * 500}}})
 def test_what_is_written_is_read_again_by_reprobox_and_by_pyyaml(data: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from reprobox.engines.docker_plan import (
     plan_to_container,
 )
 from reprobox.engines.interface import DataMount, Plan
+from reprobox.engines.nvidia import Driver
 from reprobox.errors import EngineError
 
 INFO: dict[str, Any] = {"NCPU": 4, "MemoryLimit": True, "CpuCfsQuota": True, "Runtimes": {"runc": {}}}
@@ -41,9 +42,9 @@ def make_plan(**changes: Any) -> Plan:
 
 
 def body(info: dict[str, Any] | None = None, image_env: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
-    return plan_to_container(
-        make_plan(**changes), info=info or INFO, image_env=image_env, owner="1:2:3:4", user=(1234, 1235)
-    )
+    plan, daemon = make_plan(**changes), info or INFO
+    gpus = choose_gpus(plan.gpus, daemon)
+    return plan_to_container(plan, info=daemon, image_env=image_env, owner="1:2:3:4", user=(1234, 1235), gpus=gpus)
 
 
 def host(**changes: Any) -> dict[str, Any]:
@@ -185,6 +186,27 @@ class TestGpus:
     def test_what_names_no_gpus_is_refused(self, wanted: str) -> None:
         with pytest.raises(EngineError, match="names no GPUs"):
             choose_gpus(wanted, TOOLKIT)
+
+    def test_without_a_toolkit_devices_and_driver_are_passed_one_by_one(self) -> None:
+        driver = Driver(
+            gpus=("/dev/nvidia0", "/dev/nvidia1"),
+            controls=("/dev/nvidiactl", "/dev/nvidia-uvm"),
+            libraries=(("libcuda.so.1", "/lib/libcuda.so.580"),),
+        )
+        asked = choose_gpus("1", INFO, driver)
+        assert asked.access == "devices"
+        paths = [device["PathOnHost"] for device in asked.host_config["Devices"]]
+        assert paths == ["/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"]
+        config = plan_to_container(
+            make_plan(gpus="1"), info=INFO, image_env=("LD_LIBRARY_PATH=/usr/x",), owner="o", user=(1, 1), gpus=asked
+        )
+        assert "LD_LIBRARY_PATH=/reprobox/driver:/usr/x" in config["Env"]
+        mount = config["HostConfig"]["Mounts"][-1]
+        assert (mount["Source"], mount["Target"]) == ("/lib/libcuda.so.580", "/reprobox/driver/libcuda.so.1")
+        assert mount["ReadOnly"] is True
+        assert choose_gpus("all", TOOLKIT, driver).access == "toolkit"
+        with pytest.raises(EngineError, match="this machine has 2"):
+            choose_gpus("2", INFO, driver)
 
     def test_access_is_told_from_the_engines_own_words(self) -> None:
         assert [gpu_access(info) for info in (INFO, TOOLKIT, CDI, {})] == ["none", "toolkit", "cdi", "none"]

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import LockError, StorageError
-from reprobox.lock import Lock, LockedPackage, fetch_wheels, resolve
+from reprobox.lock.download import fetch_wheels
+from reprobox.lock.model import Lock, LockedPackage
 from reprobox.lock.pylock import Source
+from reprobox.lock.resolution import resolve
 from reprobox.lock.store import read_sources, write_sources
 from tests.unit.lock_support import (
     PLATFORM,

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import LockError, SpecError
-from reprobox.lock import export_requirements, resolve
+from reprobox.lock.export import export_requirements
 from reprobox.lock.model import Lock
+from reprobox.lock.resolution import resolve
 from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, sha256_of
 
 

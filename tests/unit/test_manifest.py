@@ -17,10 +17,17 @@ from hypothesis import strategies as st
 
 from reprobox.documents import write_document
 from reprobox.errors import ManifestError, NewerSchemaError
-from reprobox.manifest import Manifest, dump_manifest, manifest_digest, read_manifest, write_manifest
 from reprobox.manifest.format import digest_of
+from reprobox.manifest.model import Manifest
 from reprobox.manifest.receipt import RECEIPT_FORMAT
-from reprobox.manifest.store import HEADER, MANIFEST_FORMAT
+from reprobox.manifest.store import (
+    HEADER,
+    MANIFEST_FORMAT,
+    dump_manifest,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
 
 ASSETS = Path(__file__).parent.parent / "assets"
 EXAMPLE = ASSETS / "manifest-1.yaml"
@@ -70,7 +77,7 @@ def test_the_losses_and_the_code_inside_the_example_are_what_their_digests_say(m
     import hashlib
     import lzma
 
-    from reprobox.trajectory import decode_stream, trajectory_digest
+    from reprobox.trajectory.codec import decode_stream, trajectory_digest
 
     assert trajectory_digest([decode_stream(stream) for stream in manifest.streams]) == manifest.result.trajectory
     assert manifest.archive is not None

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from reprobox.errors import ManifestError
-from reprobox.manifest import manifest_digest, read_manifest
 from reprobox.manifest.receipt import (
     RECEIPT_FORMAT,
     Receipt,
@@ -18,6 +17,7 @@ from reprobox.manifest.receipt import (
     read_receipt,
     write_receipt,
 )
+from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.trajectory.model import Tolerance
 
 ASSETS = Path(__file__).parent.parent / "assets"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import IncomparableError, UsageError
-from reprobox.snapshot import pack_archive, restore_code, snapshot_code
-from reprobox.snapshot.archive import digest_of
+from reprobox.snapshot.archive import digest_of, pack_archive, restore_code
+from reprobox.snapshot.code import snapshot_code
 from reprobox.snapshot.model import ArchiveRecord
 
 

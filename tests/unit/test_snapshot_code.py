@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprobox.errors import SpecError
-from reprobox.snapshot import code, snapshot_code
-from reprobox.snapshot.code import tree_hash
+from reprobox.snapshot import code
+from reprobox.snapshot.code import snapshot_code, tree_hash
 
 GIT_SETTINGS = {
     "GIT_CONFIG_GLOBAL": os.devnull,

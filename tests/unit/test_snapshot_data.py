@@ -12,7 +12,8 @@ import pytest
 
 from reprobox.errors import SpecError
 from reprobox.progress import Observer
-from reprobox.snapshot import check_data, data, hash_data, hash_outputs, stamps
+from reprobox.snapshot import data, stamps
+from reprobox.snapshot.data import check_data, hash_data, hash_outputs
 from reprobox.snapshot.model import OutputRecord
 
 LONG_AGO = 1_000_000_000

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprobox.errors import ManifestError
-from reprobox.trajectory import decode_stream, encode_stream, losses_tsv, trajectory_digest
 from reprobox.trajectory.bits import WIDTHS
-from reprobox.trajectory.codec import DIGESTED, EVENTS
+from reprobox.trajectory.codec import DIGESTED, EVENTS, decode_stream, encode_stream, losses_tsv, trajectory_digest
 from reprobox.trajectory.model import Digest, Loss, StreamRecord, Trajectory
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprobox.trajectory import plot_losses
+from reprobox.trajectory.plot import plot_losses
 
 
 def test_a_falling_series_falls_from_the_top_left_to_the_bottom_right() -> None:

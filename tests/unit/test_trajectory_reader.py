@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprobox.runtime.protocol import STREAM_HEADER
-from reprobox.trajectory import StreamTail, read_streams
-from reprobox.trajectory.reader import _Stream
+from reprobox.trajectory.reader import StreamTail, _Stream, read_streams
 
 WEIGHTS = "ab" * 32
 GOOD = (

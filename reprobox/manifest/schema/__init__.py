@@ -92,6 +92,8 @@ def _apply(schema: dict[str, Any], rule: Rule) -> dict[str, Any]:
             if rule.items:
                 schema["minItems"] = rule.items
             _apply(schema["items"], rule)
+        case "object" if isinstance(schema.get("additionalProperties"), dict):
+            _apply(schema["additionalProperties"], rule)
         case "string":
             schema["description"] = rule.expected
             if rule.choices:

@@ -1,0 +1,250 @@
+"""The entropy audit: records what still draws on the outside world and could reach the training, and who does.
+
+Nothing is changed or refused here: a draw that nobody can repeat is noted with its place and its number, and the host
+shows it as a warning. What can be repeated without going against the program's words, namely generators made without
+a seed, is given a derived seed instead (see `unseeded.py`).
+
+No alarm is: what the standard library and torch draw for themselves (names of temporary files, keys of processes), the
+UUIDs that libraries make (they name things), and listings whose order cannot matter (see `listings.py`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any, Callable
+
+from . import callers, hooks, protocol
+from .callers import LIBRARY, OWN, STDLIB, TORCH, USER
+from .observed import Observed
+
+MAX_PLACES = 200
+
+# These modules hand on what their caller asked for; whoever called them is the one who draws.
+_RANDOM_MODULES = ("os", "random", "secrets", "uuid")
+_LISTING_MODULES = ("os", "pathlib", "glob")
+# Packages whose randomness goes into connections, notebooks' keys and names of shared memory, never into a training.
+# NumPy's own draws all pass `unseeded.py`.
+_HARMLESS_PACKAGES = frozenset(
+    ("numpy", "joblib", "ipykernel", "jupyter_client", "IPython", "tornado", "zmq", "aiohttp", "urllib3", "requests",
+     "httpx", "httpcore", "websockets", "botocore", "cryptography", "fsspec", "huggingface_hub", "wandb", "mlflow")
+)  # fmt: skip
+# A number this close before now, in seconds, is taken for the time when used as a seed.
+_RECENT = 600.0
+_UNITS = (1.0, 1e3, 1e6, 1e9)
+
+
+class Findings:
+    """What was found in this process: how often, by table (`entropy` or `derived`), kind and place.
+
+    Kept in a file of the process's own that is written anew at once for a new finding, and otherwise when a count has
+    doubled and at the end: data loaders' workers are often killed.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Write into the record folder; no file is made before there is something to say."""
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._forget_parent()
+        os.register_at_fork(after_in_child=self._forget_parent)
+        atexit.register(self.write)
+
+    def _forget_parent(self) -> None:
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._path: str | None = None
+        self._counts: dict[tuple[str, str, str], int] = {}
+        self._unwritten = False
+
+    def note(self, table: str, what: str, where: str) -> None:
+        """Count one draw."""
+        key = (table, what, where)
+        with self._lock:
+            count = self._counts.get(key, 0) + 1
+            if count == 1 and len(self._counts) >= MAX_PLACES:
+                return
+            self._counts[key] = count
+            self._unwritten = True
+            if count & (count - 1) == 0:
+                with contextlib.suppress(OSError):  # a full disk is the training's trouble first
+                    self.write()
+
+    def write(self) -> None:
+        """Bring the file up to date, if this process found anything since it was written."""
+        if not self._unwritten or self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._path is None:
+                name = "%s%d-%d%s" % (
+                    protocol.ENTROPY_PREFIX, self._pid, time.monotonic_ns(), protocol.ENTROPY_SUFFIX
+                )  # fmt: skip
+                self._path = os.path.join(self._folder, name)
+                if "multiprocessing.util" in sys.modules:
+                    # Children of multiprocessing leave by os._exit and never run atexit handlers.
+                    sys.modules["multiprocessing.util"].Finalize(None, self.write, exitpriority=-100)
+            tables: dict[str, list[dict[str, Any]]] = {"entropy": [], "derived": []}
+            for (table, what, where), count in sorted(self._counts.items()):
+                tables[table].append({"what": what, "where": where, "count": count})
+            with open(self._path + ".tmp", "w", encoding="utf-8") as handle:
+                json.dump(tables, handle)
+            os.replace(self._path + ".tmp", self._path)
+            self._unwritten = False
+
+
+class Audit:
+    """The hooks, and what they found."""
+
+    def __init__(self, folder: str, run_seed: int) -> None:
+        """Record into `folder`. Seeding with `run_seed` is never taken for seeding with the time."""
+        self.findings = Findings(folder)
+        self._run_seed = run_seed
+        self._started = time.time()
+        self._listings: dict[Any, bool] = {}
+
+    def install(self) -> None:
+        """Hook what is there now, and the rest when it is imported."""
+        for name in ("urandom", "getrandom"):
+            if hasattr(os, name):
+                setattr(os, name, Observed(getattr(os, name), functools.partial(self._on_random, "os." + name)))
+        for name in ("listdir", "scandir"):
+            setattr(os, name, Observed(getattr(os, name), functools.partial(self._on_listing, "os." + name)))
+        hooks.after_import("random", self.guarded(self._hook_random))
+        hooks.after_import("uuid", self.guarded(self._hook_uuid))
+        hooks.after_import("numpy.random", self.guarded(self._hook_numpy))
+        hooks.after_import("torch", self.guarded(self._hook_torch))
+        if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
+            self.findings.note("entropy", "order of sets (PYTHONHASHSEED was taken away)", "environment")
+
+    def guarded(self, function: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return `function`, to be called after an import, made safe: its failure becomes a finding."""
+
+        def callback(module: Any) -> None:
+            try:
+                function(module)
+            except Exception as error:  # never into the user's import
+                text = "audit of %s (%s: %s)" % (module.__name__, type(error).__name__, error)
+                self.findings.note("entropy", text, "reprobox")
+
+        return callback
+
+    def _hook_random(self, module: Any) -> None:
+        module._urandom = os.urandom  # bound by name if `random` was imported before us
+        module.seed = self._seeding(module.seed, "random.seed()")
+
+    def _hook_uuid(self, module: Any) -> None:
+        original = module.uuid1
+
+        @functools.wraps(original)
+        def uuid1(*args: Any, **kwargs: Any) -> Any:
+            if not args and not kwargs:
+                with contextlib.suppress(Exception):
+                    self._on_random("uuid.uuid1", callers.calling_frame(1))
+            return original(*args, **kwargs)
+
+        module.uuid1 = uuid1
+
+    def _hook_numpy(self, module: Any) -> None:
+        module.seed = self._seeding(module.seed, "numpy.random.seed()")
+        module.default_rng = self._seeding(module.default_rng, None, "numpy.random.default_rng")
+
+    def _hook_torch(self, module: Any) -> None:
+        for owner in (module, module.random):
+            owner.manual_seed = self._seeding(owner.manual_seed, None)
+            owner.seed = self._fresh(owner.seed, "torch.seed()")
+        for name in ("seed", "seed_all"):
+            setattr(module.cuda, name, self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name))
+
+    def _seeding(self, original: Any, fresh: str | None, name: str | None = None) -> Any:
+        """Wrap a function that takes a seed: note a seed that is the time, and `fresh` where no seed is given."""
+        name = name or "%s.%s" % (getattr(original, "__module__", None) or "numpy.random", original.__name__)
+        label = "the time as seed of %s" % name
+
+        @functools.wraps(original)
+        def seeding(*args: Any, **kwargs: Any) -> Any:
+            value = args[0] if args else next(iter(kwargs.values()), None)
+            what = fresh if value is None else label if self.is_time(value) else None
+            if what is not None:
+                self.note_seed(what, callers.calling_frame(1))
+            return original(*args, **kwargs)
+
+        return seeding
+
+    def _fresh(self, original: Any, what: str) -> Any:
+        @functools.wraps(original)
+        def fresh(*args: Any, **kwargs: Any) -> Any:
+            self.note_seed(what, callers.calling_frame(1))
+            return original(*args, **kwargs)
+
+        return fresh
+
+    def is_time(self, value: object) -> bool:
+        """Say whether a seed is the time, in seconds, milli-, micro- or nanoseconds, or in ms cut to 32 bits."""
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                return False
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value == self._run_seed:
+            return False
+        now = time.time()
+        first = max(self._started - 5.0, now - _RECENT)
+        if any(first * unit <= value <= (now + 1.0) * unit for unit in _UNITS):
+            return True
+        # np.random.seed takes 32 bits. The window is narrow, because any 32-bit number could fall into it.
+        return isinstance(value, int) and 0 <= (int(now * 1e3) - value) % 2**32 <= 2000 and value < 2**32
+
+    def note_seed(self, what: str, frame: FrameType) -> None:
+        """Note that the code in `frame` seeded a generator with what nobody can give again."""
+        if callers.kind_of(frame) not in (OWN, TORCH):
+            found = callers.nearest((OWN, TORCH, STDLIB), frame)
+            if found is not None:
+                self.findings.note("entropy", what, callers.place_of(found))
+
+    def _on_random(self, what: str, frame: FrameType) -> None:
+        found, through = _through(_RANDOM_MODULES, frame)
+        if found is None:
+            return
+        kind, modules = callers.kind_of(found), [callers.module_of(each) for each in through]
+        if "uuid" in modules or what.startswith("uuid"):
+            if kind != USER:
+                return
+            what = "uuid.%s" % through[-1].f_code.co_name if through else what
+        elif "secrets" in modules:
+            what = "secrets.%s" % through[-1].f_code.co_name
+        elif "random" in modules:
+            what = "random.SystemRandom"
+        if kind == USER or (kind == LIBRARY and callers.module_of(found) not in _HARMLESS_PACKAGES):
+            self.findings.note("entropy", what, callers.place_of(found))
+
+    def _on_listing(self, what: str, frame: FrameType) -> None:
+        found, through = _through(_LISTING_MODULES, frame)
+        if found is None or callers.kind_of(found) != USER:
+            return
+        caller = found.f_back
+        key = (found.f_code, found.f_lasti, caller and caller.f_code, caller and caller.f_lasti)
+        matters = self._listings.get(key)
+        if matters is None:
+            from . import listings  # `ast` is only loaded when the user's code lists a directory
+
+            matters = self._listings[key] = listings.order_matters(found)
+        if matters:
+            if through:
+                what = "%s.%s" % (callers.module_of(through[-1]), through[-1].f_code.co_name.lstrip("_"))
+            self.findings.note("entropy", "unsorted " + what, callers.place_of(found))
+
+
+def _through(modules: tuple[str, ...], frame: FrameType) -> tuple[FrameType | None, list[FrameType]]:
+    """Walk outwards through frames of those standard modules; return the first other frame, and those passed."""
+    passed: list[FrameType] = []
+    current: FrameType | None = frame
+    while current is not None and callers.kind_of(current) == STDLIB and callers.module_of(current) in modules:
+        passed.append(current)
+        current = current.f_back
+    return current, passed

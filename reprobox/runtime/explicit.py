@@ -1,0 +1,208 @@
+"""The explicit API for seeds: for programs that seed themselves, inside or outside a run.
+
+Outside a run these functions do what the runtime does by itself inside one, by the same scheme (`seeding.py`): the same
+seed gives the same shuffling and the same worker seeds. Inside a run they agree with it: the run's wish for
+deterministic algorithms is never weakened by a default argument.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import sys
+import warnings
+from typing import Any, Callable
+
+from . import current, determinism, hooks, loaders, seeding
+
+_GIVE = {
+    "random": seeding.seed_random,
+    "numpy.random": seeding.seed_numpy,
+    "torch": seeding.seed_torch,
+}
+
+
+class _Told:
+    """What this process was last told, the loaders made since, and what waits for an import."""
+
+    def __init__(self) -> None:
+        self.seed: int | None = None
+        self.deterministic = False
+        self.loaders = 0
+        self.waiting: set[str] = set()
+
+
+_told = _Told()
+
+
+def checked_seed(seed: Any) -> int:
+    """Return a seed as an int. Raises TypeError for what is no whole number, ValueError for what is out of range."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError("a seed is a whole number from 0 to %d, found %r" % (seeding.MAX_SEED, seed))
+    value = operator.index(seed)
+    if not 0 <= value <= seeding.MAX_SEED:
+        raise ValueError("a seed is a whole number from 0 to %d, found %d" % (seeding.MAX_SEED, value))
+    return value
+
+
+def set_random_seed(seed: int, deterministic: bool = False) -> None:
+    """Seed `random`, NumPy and torch (CPU and all GPUs): those loaded now at once, the others when they are imported.
+
+    `deterministic` switches torch to operations that give the same bits each time: deterministic algorithms, cuDNN's
+    flags and cuBLAS's workspace, but no filling of fresh memory, which is a debugging aid. Otherwise torch takes its
+    fastest operations; on a GPU the losses then differ a little from run to run. In a run that asked for deterministic
+    algorithms they stay on. Data loaders and unseeded generators are numbered anew from here on.
+
+    Raises TypeError or ValueError for anything but a whole number from 0 to 2**32 - 1. Call it before the first use of
+    a GPU: cuBLAS reads its workspace once.
+    """
+    value = checked_seed(seed)
+    run = current.run
+    reseed(value)
+    _told.deterministic = bool(deterministic) or (run is not None and run.deterministic)
+    if _told.deterministic:
+        _set_workspace()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        _apply_determinism(torch)
+    else:
+        _once_imported("torch", "determinism", _apply_determinism)
+
+
+def reseed(seed: int) -> None:
+    """Do the seeding of `set_random_seed` and leave the choice of operations as it is."""
+    _told.seed = seed
+    _told.loaders = 0
+    if current.run is not None:
+        current.run.streams.restart(seed)
+        loaders.restart_numbering()
+    for name, give in _GIVE.items():
+        if name in sys.modules:
+            give(sys.modules[name], seed)
+        else:
+            _once_imported(name, name, functools.partial(_give_later, give))
+
+
+def _give_later(give: Callable[[Any, int], None], module: Any) -> None:
+    if _told.seed is not None:
+        give(module, _told.seed)
+
+
+def seed_worker(worker_id: int) -> None:
+    """Seed a DataLoader's worker: for `DataLoader(..., worker_init_fn=seed_worker)`.
+
+    In a worker, `random`, NumPy and torch get the seed that torch gave to this worker in this epoch, so augmentation
+    repeats neither among workers nor from epoch to epoch; it is the same in every run if the loader's `generator` is
+    seeded. Called in the main process it seeds with the seed last set plus `worker_id`, as a first epoch does.
+    """
+    torch = _torch()
+    if torch.utils.data.get_worker_info() is not None:
+        seeding.seed_loaded(torch.initial_seed())
+    else:
+        seeding.seed_loaded(_base_seed() + operator.index(worker_id))
+
+
+def create_seeded_generator(seed: int) -> Any:
+    """Return a torch.Generator on the CPU with that seed (0 to 2**32 - 1), for a DataLoader or a random split."""
+    return _torch().Generator().manual_seed(checked_seed(seed))
+
+
+def create_reproducible_dataloader(
+    dataset: Any,
+    batch_size: int = 1,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    generator: Any = None,
+    *,
+    seed: int | None = None,
+    worker_init_fn: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Any:
+    """Return a torch DataLoader whose order and workers are seeded; `options` go to torch as they are.
+
+    By seeding scheme 1: the first loader shuffles with `seed` (default: the one last set, else the run's, else 42), and
+    its workers start their first epoch with seed, seed + 1, ...; every other loader, epoch, rank and worker gets
+    streams of its own. A `generator` of yours orders the samples instead; a `worker_init_fn` of yours runs after ours.
+    """
+    torch = _torch()
+    options.update(batch_size=batch_size, shuffle=shuffle, num_workers=num_workers)
+    run = current.run
+    base = _base_seed() if seed is None else checked_seed(seed)
+    if run is not None and base == run.seed:
+        # The run does it for every loader, and numbers them all.
+        return torch.utils.data.DataLoader(dataset, generator=generator, worker_init_fn=worker_init_fn, **options)
+    number = _told.loaders
+    _told.loaders += 1
+    if generator is None:
+        generator = torch.Generator().manual_seed(seeding.shuffle_seed(base, number))
+    rank = os.environ.get("RANK", "")
+    worker_seeder = _WorkerInit(base, number, int(rank) if rank.isdigit() else 0, worker_init_fn)
+    loader = _loader_class(torch)(dataset, generator=generator, worker_init_fn=worker_seeder, **options)
+    loader.reprobox_seeder = worker_seeder
+    return loader
+
+
+class _WorkerInit:
+    """The `worker_init_fn` of such a loader; `epoch` is set before the workers start. Picklable, as `spawn` needs."""
+
+    def __init__(self, seed: int, loader: int, rank: int, user: Callable[[int], None] | None) -> None:
+        self.seed = seed
+        self.loader = loader
+        self.rank = rank
+        self.user = user
+        self.epoch = -1
+
+    def __call__(self, worker_id: int) -> None:
+        seeding.seed_loaded(seeding.worker_seed(self.seed, self.loader, self.epoch, self.rank, worker_id))
+        if self.user is not None:
+            self.user(worker_id)
+
+
+def _loader_class(torch: Any) -> Any:
+    class ReproducibleDataLoader(torch.utils.data.DataLoader):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            self.reprobox_seeder.epoch += 1
+            return super().__iter__()
+
+    return ReproducibleDataLoader
+
+
+def _base_seed() -> int:
+    if _told.seed is not None:
+        return _told.seed
+    return current.run.seed if current.run is not None else 42
+
+
+def _torch() -> Any:
+    import importlib
+
+    importlib.import_module("torch.utils.data")
+    return sys.modules["torch"]
+
+
+def _once_imported(module: str, purpose: str, callback: Callable[[Any], None]) -> None:
+    """Have `callback` called when a module is imported, however often it was asked for before that."""
+    if purpose not in _told.waiting:
+        _told.waiting.add(purpose)
+        hooks.after_import(module, callback)
+
+
+def _apply_determinism(torch: Any) -> None:
+    determinism.apply(torch, _told.deterministic)
+    if not _told.deterministic:
+        torch.use_deterministic_algorithms(False)
+
+
+def _set_workspace() -> None:
+    """Give cuBLAS a fixed workspace (docs.nvidia.com/cuda/cublas, "Results reproducibility")."""
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8"):
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        warnings.warn(
+            "set_random_seed(..., deterministic=True) came after the first use of a GPU, when cuBLAS may have "
+            "chosen its workspace already: call it first, or set CUBLAS_WORKSPACE_CONFIG=:4096:8 before Python starts",
+            stacklevel=3,
+        )
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
