@@ -210,13 +210,15 @@ class Capture:
 
     def _guarded(self, function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Call one of the hooks, unwatched by the compiler, which at a graph break watches whatever is called."""
+        if kwargs:
+            function = functools.partial(function, **kwargs)
         frames = sys.modules.get("torch._dynamo.eval_frame")
         if frames is None:
-            self._recorder.guard(functools.partial(function, *args, **kwargs))
+            self._recorder.guard(function, *args)
             return
         prior = frames.set_eval_frame(None)
         try:
-            self._recorder.guard(functools.partial(function, *args, **kwargs))
+            self._recorder.guard(function, *args)
         finally:
             frames.set_eval_frame(prior)
 

@@ -94,9 +94,9 @@ def test_another_learning_rate_diverges_at_the_first_step_it_can_be_seen(
     changed.mkdir()
     (changed / "train.py").write_text((tiny / "train.py").read_text().replace("lr=0.1", "lr=0.2"))
     done = reprobox("replay", report["manifest"], "--code", str(changed), "--json", folder=tmp_path, code=1)
-    # The first loss is computed before the first step is taken, so it is the second that can differ.
+    # The first loss and its gradients know nothing of the learning rate: the weights after step 0 are the first to tell.
     assert done.data["verdict"] == "DIVERGED"
-    assert (done.data["first_divergence"]["what"], done.data["first_divergence"]["step"]) == ("loss", 1)
+    assert (done.data["first_divergence"]["what"], done.data["first_divergence"]["step"]) == ("weights", 0)
     assert [difference["what"] for difference in done.data["differences"]] == ["code"]
 
 
@@ -109,7 +109,7 @@ def test_fail_fast_stops_at_the_difference(reprobox: Reprobox, tiny: Path, tmp_p
     (changed / "train.py").write_text(slow.replace("lr=0.1", "lr=0.2").replace("steps = int", "steps = 100 * int"))
     arguments = ["replay", report["manifest"], "--code", str(changed), "--fail-fast", "--json"]
     done = reprobox(*arguments, folder=tmp_path, code=1)
-    assert done.data["first_divergence"]["step"] == 1
+    assert done.data["first_divergence"]["step"] == 0
 
 
 def test_compare_names_the_first_differing_step_and_what_was_different(reprobox: Reprobox, tiny: Path) -> None:
