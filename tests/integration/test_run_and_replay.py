@@ -94,7 +94,7 @@ def test_another_learning_rate_diverges_at_the_first_step_it_can_be_seen(
     changed.mkdir()
     (changed / "train.py").write_text((tiny / "train.py").read_text().replace("lr=0.1", "lr=0.2"))
     done = reprobox("replay", report["manifest"], "--code", str(changed), "--json", folder=tmp_path, code=1)
-    # The first loss and its gradients know nothing of the learning rate: the weights after step 0 are the first to tell.
+    # The first loss and its gradients know nothing of the learning rate: the weights after step 0 tell first.
     assert done.data["verdict"] == "DIVERGED"
     assert (done.data["first_divergence"]["what"], done.data["first_divergence"]["step"]) == ("weights", 0)
     assert [difference["what"] for difference in done.data["differences"]] == ["code"]
