@@ -213,7 +213,7 @@ def _places(document: Document, given: Mapping[Where, object]) -> Callable[[Wher
         for length in range(len(path), 0, -1):
             if path[:length] in given:
                 name = str(path[length - 1])
-                return _FLAGS.get(name, f"--{name}")
+                return _FLAGS.get(name, f"--{name.replace('_', '-')}")
         return document.place(path)
 
     return place

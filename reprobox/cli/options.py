@@ -41,6 +41,7 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--cpus", "resources.cpus", {"type": int, "help": "Number of threads. Default: this machine's."}),
     ("--memory", "resources.memory", {"help": "Memory limit, such as 8g."}),
     ("--shm", "resources.shm", {"help": "Shared memory, such as 1g."}),
+    ("--digest-every", "trajectory.digest_every", {"type": int, "help": "Steps between digests. Default: 25."}),
     ("--data", "data", {"multiple": True, "help": "File or folder of data (repeatable)."}),
     ("--env", "env", {"multiple": True, "help": "Variable that the program may see (repeatable)."}),
     ("--network/--no-network", "network", {"default": None, "help": "Network for the program. Default: none."}),
