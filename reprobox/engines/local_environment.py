@@ -54,7 +54,7 @@ def prepare(lock: Lock, wheels: Mapping[str, Path], *, cache: Path, observer: Ob
     try:
         with locked(cache / "venvs" / f"{digest}.lock"):
             if _is_complete(place):
-                observer.finished("environment", f"{len(lock.packages)} packages, Python {lock.python}", "cached")
+                observer.finished("venv", f"{len(lock.packages)} packages, Python {lock.python}", "cached")
                 return place
             observer.working("environment", f"installing {len(lock.packages)} packages")
             shutil.rmtree(place, ignore_errors=True)
@@ -69,7 +69,7 @@ def prepare(lock: Lock, wheels: Mapping[str, Path], *, cache: Path, observer: Ob
             details=(f"place: {place}",),
             hint="Free some space, or set REPROBOX_CACHE to a folder that has it.",
         ) from error
-    observer.finished("environment", f"{len(lock.packages)} packages, Python {lock.python}")
+    observer.finished("venv", f"{len(lock.packages)} packages, Python {lock.python}")
     return place
 
 

@@ -102,7 +102,6 @@ def _install(
     wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
     if base is None:
         prefix = local.prepare(lock, wheels, cache=cache, observer=observer)
-        observer.finished("venv", f"{len(lock.packages)} packages, Python {lock.python}")
         return Environment(handle=str(prefix), lock=lock, image=None)
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
