@@ -143,20 +143,8 @@ def create_reproducible_dataloader(
     return loader
 
 
-class _WorkerInit:
-    """The `worker_init_fn` of such a loader; `epoch` is set before the workers start. Picklable, as `spawn` needs."""
-
-    def __init__(self, seed: int, loader: int, rank: int, user: Callable[[int], None] | None) -> None:
-        self.seed = seed
-        self.loader = loader
-        self.rank = rank
-        self.user = user
-        self.epoch = -1
-
-    def __call__(self, worker_id: int) -> None:
-        seeding.seed_loaded(seeding.worker_seed(self.seed, self.loader, self.epoch, self.rank, worker_id))
-        if self.user is not None:
-            self.user(worker_id)
+class _WorkerInit(loaders.SeedsWorkers):
+    """The `worker_init_fn` of such a loader: a type of its own, so that a run wraps it and does not replace it."""
 
 
 def _loader_class(torch: Any) -> Any:

@@ -12,8 +12,8 @@ from . import hooks, seeding
 _made = [0]
 
 
-class WorkerSeeder:
-    """The `worker_init_fn` that every DataLoader gets: seeds the worker, then calls the user's own, if any.
+class SeedsWorkers:
+    """A `worker_init_fn` that seeds the worker, then calls the user's own, if any.
 
     Picklable when the user's is, as `spawn` needs it. `epoch` is set by the main process before workers start.
     """
@@ -31,6 +31,10 @@ class WorkerSeeder:
         seeding.seed_loaded(seeding.worker_seed(self.seed, self.loader, self.epoch, self.rank, worker_id))
         if self.user is not None:
             self.user(worker_id)
+
+
+class WorkerSeeder(SeedsWorkers):
+    """The `worker_init_fn` that every DataLoader gets in a run."""
 
 
 def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
