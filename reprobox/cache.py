@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from reprobox.errors import StorageError
 
 
 def cache_root() -> Path:
@@ -39,3 +42,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storage_errors(cache: Path) -> Iterator[None]:
+    """Turn a disk that is full or not writable into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise StorageError(
+            f"the cache cannot be written: {error.strerror}: {error.filename or cache}",
+            hint="make room there, or name another place in REPROBOX_CACHE",
+        ) from error

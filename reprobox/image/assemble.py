@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reprobox.cache import write_atomically
+from reprobox.cache import storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image import debian, environment
 from reprobox.image.bases import Base
@@ -17,7 +17,7 @@ from reprobox.image.catalogue import entry
 from reprobox.image.compatibility import check_compatible
 from reprobox.image.environment import Group
 from reprobox.image.install import Installation, check_ownership, plan_installation
-from reprobox.image.layers import Layer, input_key, is_digest, read_json, storage_errors
+from reprobox.image.layers import Layer, input_key, is_digest, read_json
 from reprobox.image.model import ImageRecord
 from reprobox.image.oci import digest_of, image_config, image_manifest
 from reprobox.image.wheel import open_wheel

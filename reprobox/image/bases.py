@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reprobox.cache import write_atomically
+from reprobox.cache import storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image import catalogue, debian
 from reprobox.image.exported import Exported, measure
 from reprobox.image.interface import ImageStore, StoredImage
-from reprobox.image.layers import Layer, read_json, storage_errors
+from reprobox.image.layers import Layer, read_json
 from reprobox.image.model import BaseRecord
 from reprobox.image.probe import Probe, probe
 from reprobox.progress import Observer

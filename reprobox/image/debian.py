@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from reprobox.cache import locked, write_atomically
+from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image import layers
 from reprobox.image.aptsources import debian_sources
@@ -75,7 +75,7 @@ def debian_root(
     if not _SUITE.fullmatch(suite):
         raise ImageError(f"not a Debian suite: {suite!r}", hint="use a name such as debian:bookworm")
     newest = cache / "bases" / f"debian-{layers.input_key('debian', suite, *sorted(includes))}.json"
-    with layers.storage_errors(cache), locked(newest.with_suffix(".lock")):
+    with storage_errors(cache), locked(newest.with_suffix(".lock")):
         known = _read(_by_digest(cache, wanted)) if wanted else None
         if known is not None and layers.holds(cache, known.layer):
             return known, True

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reprobox.cache import locked, write_atomically
+from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image.interface import ImageStore, StoredImage
-from reprobox.image.layers import read_json, storage_errors
+from reprobox.image.layers import read_json
 from reprobox.image.tarstream import read_chunks
 from reprobox.progress import Observer
 

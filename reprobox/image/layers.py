@@ -6,18 +6,15 @@ while it is streamed, when its hash is computed anyway; the index alone answers 
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import locked, write_atomically
-from reprobox.errors import StorageError
+from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.image.layout import ASSEMBLER_VERSION
 from reprobox.image.tarstream import LayerWriter
 
@@ -109,20 +106,6 @@ def is_digest(text: object) -> bool:
         and len(text) == len("sha256:") + 64
         and set(text[len("sha256:") :]) <= set("0123456789abcdef")
     )
-
-
-@contextlib.contextmanager
-def storage_errors(cache: Path) -> Iterator[None]:
-    """Turn a disk that is full or not writable into StorageError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        raise StorageError(
-            f"the cache cannot be written: {error.strerror}: {error.filename or cache}",
-            hint="make room there, or name another place in REPROBOX_CACHE",
-        ) from error
 
 
 def total_size(layers: Sequence[Layer]) -> int:

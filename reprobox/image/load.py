@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from reprobox.cache import locked, write_atomically
+from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import ImageError, ReproboxError
 from reprobox.image import tarstream
 from reprobox.image.assemble import Image, rebuild_layers
 from reprobox.image.exported import stream_layers
 from reprobox.image.interface import ImageStore, StoredImage
-from reprobox.image.layers import Layer, holds, layer_path, read_json, storage_errors, total_size
+from reprobox.image.layers import Layer, holds, layer_path, read_json, total_size
 from reprobox.image.oci import blob_path, canonical, layout_index
 from reprobox.progress import Observer
 

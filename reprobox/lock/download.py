@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 
-from reprobox.cache import locked, write_atomically
-from reprobox.errors import LockError, StorageError
+from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.errors import LockError
 from reprobox.lock.locating import locate, not_offered
 from reprobox.lock.model import Lock, LockedPackage
 from reprobox.lock.pylock import Sources
@@ -48,7 +46,7 @@ def fetch_wheels(
         _check(package)
     missing = [package for package in lock.packages if not _stored(cache, package, verify)]
     if missing:
-        with _storage(cache):
+        with storage_errors(cache):
             _fetch(missing, lock, requirements, cache, observer)
     return {package.sha256: wheel_path(cache, package) for package in lock.packages}
 
@@ -85,20 +83,6 @@ def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
         return intact
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest() == package.sha256
-
-
-@contextmanager
-def _storage(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        raise StorageError(
-            f"the cache cannot be written: {error.strerror}",
-            details=(f"cache: {cache}",),
-            hint="Free some space, or set REPROBOX_CACHE to a folder that has it.",
-        ) from error
 
 
 def _fetch(
