@@ -166,6 +166,7 @@ def loss_of(model, scale=1.0):
         deterministic: bool = True,
         env: Mapping[str, str] | None = None,
         digest_every: int = 10,
+        loader_seeding: str = protocol.SEED_WORKERS,
         attempts: int = 1,
     ) -> subprocess.CompletedProcess[str]:
         """Run `code`, as `python [launch] train.py`, and read what was recorded.
@@ -181,7 +182,8 @@ def loss_of(model, scale=1.0):
         shutil.copyfile(runtime.parent / "__init__.py", site / "reprobox" / "__init__.py")
         shutil.copyfile(runtime / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
         config = {"seed": 42, "seed_scheme": 1, "deterministic": deterministic, "threads": 1}
-        (record / protocol.CONFIG_FILE).write_text(json.dumps({**config, "digest_every": digest_every}))
+        config |= {"digest_every": digest_every, "loader_seeding": loader_seeding}
+        (record / protocol.CONFIG_FILE).write_text(json.dumps(config))
         (here / "train.py").write_text(self.HEAD + code)
         variables = {
             "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
@@ -212,6 +214,7 @@ def loss_of(model, scale=1.0):
                 deterministic=deterministic,
                 env=env,
                 digest_every=digest_every,
+                loader_seeding=loader_seeding,
                 attempts=attempts - 1,
             )
         assert done.returncode == code_ends, f"{done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
