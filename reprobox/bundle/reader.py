@@ -85,8 +85,11 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Say whether the file at `path` begins as a bundle does, which no YAML document can."""
+    """Say whether the plain file at `path` begins as a bundle does, which no YAML document can."""
     try:
+        # A pipe, from which a manifest may come, would lose what is read of it here.
+        if not path.is_file():
+            return False
         with path.open("rb") as handle:
             return handle.read(len(LOCAL_MAGIC)) == LOCAL_MAGIC
     except OSError:

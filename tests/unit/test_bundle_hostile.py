@@ -238,7 +238,9 @@ def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_zip_archive_is_told_from_a_manifest(tmp_path: Path, good: bytes) -> None:
     (tmp_path / "a").write_bytes(good)
     (tmp_path / "b").write_text("# This is a reprobox manifest")
-    assert (is_bundle(tmp_path / "a"), is_bundle(tmp_path / "b"), is_bundle(tmp_path)) == (True, False, False)
+    os.mkfifo(tmp_path / "pipe")
+    found = [is_bundle(tmp_path / name) for name in ("a", "b", "pipe", "missing", ".")]
+    assert found == [True, False, False, False, False]
 
 
 def test_a_member_that_is_not_there_or_too_large_is_said(tmp_path: Path, good: bytes) -> None:
