@@ -104,10 +104,18 @@ def _recorded(manifest: Manifest) -> str:
     parts = [f"{result.steps} losses, {result.first_loss} to {result.final_loss}"]
     if result.weights:
         parts.append(f"final weights {result.weights[:19]}…")
-    loaders = sum(entry["loaders"] for entry in manifest.determinism.get("data_loaders", []))
+    loaders = _data_loaders(manifest.determinism.get("data_loaders"))
     if loaders:
         parts.append(f"{loaders} seeded data loader{'s' if loaders > 1 else ''}")
     return ", ".join(parts)
+
+
+def _data_loaders(entries: Any) -> int:
+    """Count the data loaders in a part of the manifest whose form nobody promises."""
+    found = (
+        [entry.get("loaders", 1) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    )
+    return sum(count for count in found if isinstance(count, int))
 
 
 def replay_exit(report: ReplayReport) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reprobox.manifest.model import Manifest
-from reprobox.manifest.store import read_manifest
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.comparison import compare, compare_outputs
 from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
+from reprobox.workflow.unpack import load_manifest
 
 
 def judge(
@@ -34,11 +34,13 @@ def judge(
 
 
 def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> tuple[Verdict, list[dict[str, str]]]:
-    """Compare two manifests; return the verdict and what else differs between the two runs.
+    """Compare two runs; return the verdict and what else differs between them.
 
-    Raises ManifestError when one cannot be read.
+    Each is named by its folder, its manifest or a bundle.
+
+    Raises UsageError, ManifestError or BundleError when one cannot be read.
     """
-    one, other = read_manifest(first), read_manifest(second)
+    one, other = load_manifest(first), load_manifest(second)
     verdict = judge(
         one,
         other,

@@ -10,9 +10,10 @@ from typing import cast
 from reprobox.engines import local
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
-from reprobox.image.assemble import assemble
-from reprobox.image.bases import Base, resolve_base
+from reprobox.image.assemble import Image, assemble
+from reprobox.image.bases import Base, describe_base, resolve_base
 from reprobox.image.interface import ImageStore
+from reprobox.image.kept import kept_base, kept_image
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
 from reprobox.lock.download import fetch_wheels
@@ -74,12 +75,32 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
 
 def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
     """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
-    base: Base | None = None
-    if engine.name != "local":
-        pinned = manifest.image.base if manifest.image else None
+    if engine.name == "local":
+        observer.finished("lock", _describe(manifest.lock), "from the manifest")
+        return _install(engine, None, manifest.lock, None, cache=cache, observer=observer)
+    started = time.monotonic()
+    image = remake(engine, manifest, cache=cache, observer=observer)
+    return _loaded(engine, image, manifest.lock, started, observer)
+
+
+def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
+    """Assemble the manifest's image again: from the base, or the whole, that a bundle brought; else from what is had.
+
+    The image may come out as another one than recorded, where its base is no longer to be had.
+    """
+    recorded = manifest.image
+    base = kept_base(recorded, cache=cache) if recorded else None
+    brought = base is not None
+    if base is None:
+        pinned = recorded.base if recorded else None
         base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
+    else:
+        observer.finished("base", describe_base(base), "from the bundle")
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
-    return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
+    wheels = fetch_wheels(manifest.lock, requirements=None, cache=cache, observer=observer)
+    pairs = [(package, wheels[package.sha256]) for package in manifest.lock.packages]
+    whole = kept_image(recorded, base, pairs, cache=cache) if recorded and brought else None
+    return whole or assemble(base, pairs, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
@@ -106,6 +127,10 @@ def _install(
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
     image = assemble(base, pairs, cache=cache, observer=observer)
+    return _loaded(engine, image, lock, started, observer)
+
+
+def _loaded(engine: Engine, image: Image, lock: Lock, started: float, observer: Observer) -> Environment:
     handle = load(image, cast(ImageStore, engine), observer=observer)
     record = image.record
     observer.finished(
