@@ -30,11 +30,13 @@ MAX_PLACES = 200
 # These modules hand on what their caller asked for; whoever called them is the one who draws.
 _RANDOM_MODULES = ("os", "random", "secrets", "uuid")
 _LISTING_MODULES = ("os", "pathlib", "glob")
-# Packages whose randomness goes into connections, notebooks' keys and names of shared memory, never into a training.
+# Packages whose randomness goes into connections, keys of processes and notebooks, and names of shared memory, never
+# into a training.
 # NumPy's own draws all pass `unseeded.py`.
 _HARMLESS_PACKAGES = frozenset(
-    ("numpy", "joblib", "ipykernel", "jupyter_client", "IPython", "tornado", "zmq", "aiohttp", "urllib3", "requests",
-     "httpx", "httpcore", "websockets", "botocore", "cryptography", "fsspec", "huggingface_hub", "wandb", "mlflow")
+    ("numpy", "joblib", "multiprocess", "ipykernel", "jupyter_client", "IPython", "tornado", "zmq", "aiohttp",
+     "urllib3", "requests", "httpx", "httpcore", "websockets", "botocore", "cryptography", "fsspec",
+     "huggingface_hub", "wandb", "mlflow")
 )  # fmt: skip
 # A number this close before now, in seconds, is taken for the time when used as a seed.
 _RECENT = 600.0

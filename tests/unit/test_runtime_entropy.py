@@ -94,6 +94,14 @@ def test_a_library_is_named_by_its_place_among_the_packages(guest: Guest) -> Non
     assert guest.run(code)[1]["entropy"] == [{"what": "os.urandom", "where": "augment/__init__.py:4", "count": 1}]
 
 
+def test_the_key_of_a_multiprocess_process_is_no_alarm(guest: Guest) -> None:
+    package = guest.work / "site-packages" / "multiprocess"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import os\nauthkey = os.urandom(32)\n")
+    code = "import sys\nsys.path.append('site-packages')\nimport multiprocess\n"
+    assert guest.run(code)[1] == {"entropy": [], "derived": []}
+
+
 @pytest.mark.parametrize(
     "seed",
     ["time.time()", "int(time.time())", "int(time.time() * 1000)", "time.time_ns()", "time.time_ns() // 1000",
