@@ -75,6 +75,7 @@ def summarise_run(report: RunReport, console: Console) -> None:
         report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
     console.field("recorded", _recorded(manifest))
+    _say_own_seeds(manifest, console)
     _say_metrics(manifest, console)
     if manifest.result.outputs:
         console.field("outputs", f"{len(manifest.result.outputs)} files in {relative(report.paths.work)}")
@@ -90,6 +91,14 @@ def _say_status(manifest: Manifest, console: Console) -> None:
         console.field("failed", f"the program ended with exit status {code}; everything up to there is kept")
     elif status == "interrupted":
         console.field("stopped", "interrupted; everything up to there is kept")
+
+
+def _say_own_seeds(manifest: Manifest, console: Console) -> None:
+    """Say that the program sets seeds of its own: when they are fixed, another `--seed` does not make another run."""
+    found = [f"{seed['what']} at {seed['where']}" for seed in manifest.determinism.get("own_seeds", [])]
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        console.field("own seed", f"{found[-1]}{more}; unless it comes from --seed, that changes nothing after it")
 
 
 def _say_metrics(manifest: Manifest, console: Console) -> None:
@@ -209,6 +218,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     console.field("command", " ".join(run.command))
     console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(run.deterministic)}")
     console.field("result", _recorded(manifest))
+    _say_own_seeds(manifest, console)
     _say_metrics(manifest, console)
     for output in manifest.result.outputs:
         console.field("output", f"{output.path}, {output.bytes} bytes  {output.digest[:19]}…")
