@@ -94,11 +94,11 @@ def _say_status(manifest: Manifest, console: Console) -> None:
 
 
 def _say_own_seeds(manifest: Manifest, console: Console) -> None:
-    """Say that the program sets seeds of its own: when they are fixed, another `--seed` does not make another run."""
+    """Say that the program sets seeds of its own: when they are fixed, another `--seed` changes little."""
     found = [f"{seed['what']} at {seed['where']}" for seed in manifest.determinism.get("own_seeds", [])]
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        console.field("own seed", f"{found[-1]}{more}; unless it comes from --seed, that changes nothing after it")
+        console.field("own seed", f"{found[-1]}{more}; if that is a fixed number, --seed only changes the data loaders")
 
 
 def _say_metrics(manifest: Manifest, console: Console) -> None:
