@@ -26,16 +26,17 @@ def command(first: Path, second: Path, relative: float, absolute: float, as_json
     from reprobox.workflow.compare import compare_runs
 
     console = Console(as_json=as_json)
-    verdict, differences = compare_runs(first, second, tolerance=tolerance_from(relative, absolute))
-    for difference in differences:
+    found = compare_runs(first, second, tolerance=tolerance_from(relative, absolute))
+    verdict = found.verdict
+    for difference in found.differences:
         console.field("differs", f"{difference['what']}  {difference['recorded']} -> {difference['here']}")
-    show_verdict(verdict, verdict.steps_compared, console)
+    show_verdict(verdict, found.steps_recorded, console)
     console.result(
         {
             "verdict": verdict.outcome.value,
             "steps_compared": verdict.steps_compared,
             "first_divergence": divergence_data(verdict.first_divergence),
-            "differences": differences,
+            "differences": found.differences,
             "receipt": None,
         }
     )

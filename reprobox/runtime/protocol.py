@@ -10,7 +10,8 @@ stream-NNN.records   one stream for each process that recorded; NNN is its rank,
 facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
 facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
 entropy-PID-N.json   what drew on the outside world in one process, data loaders' workers included:
-                     {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed]}
+                     {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed],
+                     "own": [the same, of seeds that the program set for generators that everyone draws from]}
 
 A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
 The first field is the kind, so that new kinds can be added and unknown ones passed over:

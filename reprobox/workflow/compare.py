@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.manifest.model import Manifest
@@ -33,8 +34,17 @@ def judge(
     return compare_outputs(recorded_run.result.outputs, replayed_run.result.outputs)
 
 
-def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> tuple[Verdict, list[dict[str, str]]]:
-    """Compare two runs; return the verdict and what else differs between them.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The verdict on two runs, how many losses the first recorded, and what else differs between them."""
+
+    verdict: Verdict
+    steps_recorded: int
+    differences: list[dict[str, str]]
+
+
+def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> Comparison:
+    """Compare two runs, of which the first is taken as the recorded one.
 
     Each is named by its folder, its manifest or a bundle.
 
@@ -48,7 +58,7 @@ def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> t
         replayed=tuple(decode_stream(stream) for stream in other.streams),
         tolerance=tolerance,
     )
-    return verdict, run_differences(one, other)
+    return Comparison(verdict=verdict, steps_recorded=one.result.steps, differences=run_differences(one, other))
 
 
 def run_differences(one: Manifest, other: Manifest) -> list[dict[str, str]]:

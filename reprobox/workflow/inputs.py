@@ -42,8 +42,8 @@ def recorded_data(manifest: Manifest, path: Path, chosen: Path | None, *, cache:
         missing = [record.path for record in manifest.data if not (candidates[0] / record.path).exists()]
         raise IncomparableError(
             f"the data that was trained on is not here: {', '.join(missing)}",
-            details=tuple(f"looked in:  {folder}" for folder in candidates),
-            hint="put it there, or name the folder that holds it with --data",
+            details=tuple(f"looked for: {folder / path}" for folder in candidates for path in missing),
+            hint="put it there, or name with --data the folder from which these paths lead to it",
         )
     found = check_data(manifest.data, folder, cache=cache)
     if found:
