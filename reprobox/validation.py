@@ -21,6 +21,10 @@ from reprobox.errors import ReproboxError
 T = TypeVar("T")
 Where: TypeAlias = tuple[str | int, ...]
 
+# Metadata of a field that came to a format after its first version: left out of documents while it holds its default,
+# so that those written before are still what would be written today.
+LATER: Mapping[str, object] = types.MappingProxyType({"later": True})
+
 # A hostile document can hold any number of mistakes; nobody reads more than a screenful.
 MAX_REPORTED = 20
 # From here on pydantic's own list of mistakes, which takes seconds to make, adds nothing.
@@ -124,12 +128,25 @@ def describe(value: object) -> str:
 def to_plain(value: Any) -> Any:
     """Turn a dataclass and everything in it into the plain dicts and lists that a document holds, in field order."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = [field for field in dataclasses.fields(value) if not _left_out(field, getattr(value, field.name))]
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value
+
+
+def _left_out(field: dataclasses.Field[Any], value: object) -> bool:
+    """Say whether a field of a later version (see LATER) is not used."""
+    if "later" not in field.metadata:
+        return False
+    return bool(value == (field.default_factory() if callable(field.default_factory) else field.default))
+
+
+def later_fields(model: type) -> frozenset[str]:
+    """Return the names of the fields that documents may lack (see LATER)."""
+    return frozenset(field.name for field in dataclasses.fields(model) if "later" in field.metadata)
 
 
 def build(model: type[T], data: Mapping[str, Any], rules: Rules) -> tuple[T | None, list[Problem]]:

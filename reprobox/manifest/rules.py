@@ -119,6 +119,7 @@ RULES: Rules = {
             # as their metadata writes them.
             pattern=r"[A-Za-z0-9][A-Za-z0-9+._-]*(?::[a-z0-9-]+)?=[A-Za-z0-9][A-Za-z0-9.+:~!_-]*",
         ),
+        "debs": _HEX_DIGEST,
     },
     CodeRecord: {
         "tree": Rule(expected="swh:1:dir: and 40 hex digits", pattern=r"swh:1:dir:[0-9a-f]{40}"),

@@ -11,7 +11,8 @@ from reprobox.engines import local
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
 from reprobox.image.assemble import assemble
-from reprobox.image.bases import Base, resolve_base
+from reprobox.image.bases import Base, Wishes, resolve_base
+from reprobox.image.catalogue import offers
 from reprobox.image.interface import ImageStore
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
@@ -46,6 +47,10 @@ def prepare(
     requirements = find_requirements(project, spec.environment.requirements).path
     base: Base | None = None
     if engine.name == "local":
+        if spec.image.apt:
+            observer.warning(
+                f"image.apt needs a container and is passed over: {', '.join(spec.image.apt)} must be on this machine"
+            )
         python, glibc, architecture = local.python_and_platform()
         python = spec.environment.python or python
     else:
@@ -85,12 +90,20 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
     store = cast(ImageStore, engine)
     installed = spec.environment.installed
-    base = resolve_base(spec.image.base, store, cache=cache, observer=observer, pinned=pinned, installed=installed)
     wanted = spec.environment.python
+    base = resolve_base(
+        spec.image.base,
+        store,
+        cache=cache,
+        observer=observer,
+        pinned=pinned,
+        installed=installed,
+        wishes=Wishes(python=wanted, apt=spec.image.apt, snapshot=spec.image.snapshot),
+    )
     if wanted is not None and wanted != base.python:
         raise SpecError(
             f"the base {base.record.reference} has Python {base.python}, the spec asks for {wanted}",
-            details=("looked at: environment.python and image.base",),
+            details=("looked at: environment.python and image.base", *offers()),
             hint=f"take a base with that Python (image.base: python:{wanted}-slim), or leave environment.python out",
         )
     return base
