@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from reprobox.engines import local
+from reprobox.engines.cuda import check_driver, driver_version
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
 from reprobox.image.assemble import assemble
@@ -61,6 +62,7 @@ def prepare(
         requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
     )
     observer.finished("lock", _describe(lock), "cached" if cached else "")
+    _check_driver(spec, base, lock, observer)
     return _install(engine, base, lock, requirements, cache=cache, observer=observer)
 
 
@@ -74,6 +76,7 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
     base = _base(engine, spec, cache=cache, observer=observer)
     observer.finished("packages", f"{len(base.record.packages)} in the base", "nothing is installed")
     lock = Lock(python=base.python, platform=platform_for(base.architecture, base.glibc), packages=())
+    _check_driver(spec, base, lock, observer)
     return _install(engine, base, lock, None, cache=cache, observer=observer)
 
 
@@ -84,6 +87,7 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
         pinned = manifest.image.base if manifest.image else None
         base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
+    _check_driver(manifest.spec, base, manifest.lock, observer)
     return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
 
 
@@ -107,6 +111,19 @@ def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pin
             hint=f"take a base with that Python (image.base: python:{wanted}-slim), or leave environment.python out",
         )
     return base
+
+
+def _check_driver(spec: RunSpec, base: Base | None, lock: Lock, observer: Observer) -> None:
+    """Before gigabytes are fetched: hold the driver against the CUDA of the lock, or of a base that holds it all."""
+    if spec.resources.gpus == "none":
+        return
+    packages = [(package.name, package.version) for package in lock.packages]
+    if base is not None and base.installed:
+        named = (item.partition("=") for item in base.record.packages)
+        packages = [(name.lower().replace("_", "-"), version) for name, _, version in named]
+    warning = check_driver(packages, driver_version(), base.env if base is not None else {})
+    if warning is not None:
+        observer.warning(warning)
 
 
 def _install(
