@@ -212,12 +212,28 @@ def _environment_differences(
         if recorded.base.digest != here.base.digest:
             what, one, other = "base image", recorded.base.digest, here.base.digest
         effect = "the same wheels on another base: system libraries may differ"
-        packages = sorted(set(recorded.base.packages) ^ set(here.base.packages))
+        packages = changed_packages(recorded.base.packages, here.base.packages)
         if packages:
-            effect = "Debian packages differ: " + ", ".join(packages[:6]) + (", ..." if len(packages) > 6 else "")
+            kind = "Python" if manifest.spec.environment.installed else "Debian"
+            effect = f"{kind} packages differ: " + ", ".join(packages[:6]) + (", ..." if len(packages) > 6 else "")
+        elif manifest.spec.environment.installed:
+            effect = "another image with the same versions of its Python packages"
         found.append(Difference(what=what, recorded=one, here=other, effect=effect))
     for what, one, other, effect in differences(manifest.machine, machine):
         found.append(Difference(what=what, recorded=one, here=other, effect=effect))
+    return found
+
+
+def changed_packages(recorded: Sequence[str], here: Sequence[str]) -> list[str]:
+    """Say how two lists of `name=version` differ: `torch 2.10.0 -> 2.11.0`, `wheel 0.45 gone`, `six 1.17.0 new`."""
+    before = dict(item.partition("=")[::2] for item in recorded)
+    now = dict(item.partition("=")[::2] for item in here)
+    found = []
+    for name in sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        if name in before and name in now:
+            found.append(f"{name} {before[name]} -> {now[name]}")
+        else:
+            found.append(f"{name} {before[name]} gone" if name in before else f"{name} {now[name]} new")
     return found
 
 
