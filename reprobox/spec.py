@@ -14,7 +14,7 @@ from typing import Any
 
 from reprobox.documents import Document, read_document, shown
 from reprobox.errors import SpecError
-from reprobox.validation import LATER, Problem, Rule, Rules, Where, build, report, to_plain
+from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, report, to_plain
 
 SPEC_FILE = "reprobox.yaml"
 MAX_SPEC_BYTES = 1_000_000
@@ -45,8 +45,8 @@ class ImageSpec:
     """
 
     base: str = "auto"
-    apt: tuple[str, ...] = field(default=(), metadata=LATER)
-    snapshot: str | None = field(default=None, metadata=LATER)
+    apt: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    snapshot: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

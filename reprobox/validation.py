@@ -21,9 +21,9 @@ from reprobox.errors import ReproboxError
 T = TypeVar("T")
 Where: TypeAlias = tuple[str | int, ...]
 
-# Metadata of a field that came to a format after its first version: left out of documents while it holds its default,
-# so that those written before are still what would be written today.
-LATER: Mapping[str, object] = types.MappingProxyType({"later": True})
+# Metadata of a dataclass field that came after documents were written without it: it needs a default, and documents
+# leave the key out while it holds that, so that older ones stay what they are, to the digest.
+OPTIONAL: Mapping[str, bool] = types.MappingProxyType({"optional": True})
 
 # A hostile document can hold any number of mistakes; nobody reads more than a screenful.
 MAX_REPORTED = 20
@@ -126,10 +126,16 @@ def describe(value: object) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a dataclass and everything in it into the plain dicts and lists that a document holds, in field order."""
+    """Turn a dataclass and everything in it into the plain dicts and lists that a document holds, in field order.
+
+    OPTIONAL fields that hold their default are left out.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field for field in dataclasses.fields(value) if not _left_out(field, getattr(value, field.name))]
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields}
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not (is_optional(field) and getattr(value, field.name) == field.default)
+        }
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -137,16 +143,9 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _left_out(field: dataclasses.Field[Any], value: object) -> bool:
-    """Say whether a field of a later version (see LATER) is not used."""
-    if "later" not in field.metadata:
-        return False
-    return bool(value == (field.default_factory() if callable(field.default_factory) else field.default))
-
-
-def later_fields(model: type) -> frozenset[str]:
-    """Return the names of the fields that documents may lack (see LATER)."""
-    return frozenset(field.name for field in dataclasses.fields(model) if "later" in field.metadata)
+def is_optional(field: dataclasses.Field[Any]) -> bool:
+    """Tell whether a document may lack the key of this field."""
+    return "optional" in field.metadata
 
 
 def build(model: type[T], data: Mapping[str, Any], rules: Rules) -> tuple[T | None, list[Problem]]:

@@ -72,7 +72,7 @@ class Recipe:
     def key(self) -> str:
         """What the cache knows the newest root of this recipe by."""
         moment = () if self.snapshot is None else (self.snapshot,)
-        return layers.input_key("debian with debs", self.suite, *sorted(set(self.packages)), *moment)
+        return layers.input_key("debian with files", self.suite, *sorted(set(self.packages)), *moment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def _read(path: Path) -> DebianRoot | None:
         installed=Installed(
             packages=tuple(found["packages"]),
             architecture=str(found["architecture"]),
-            debs=dict(found.get("debs", {})),
+            debs=tuple(found.get("debs", ())),
         ),
     )
 

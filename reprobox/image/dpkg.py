@@ -21,13 +21,13 @@ _FIELD = re.compile(rb"^([A-Za-z0-9-]+): (.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """The packages of a root: `name=version` of each, sorted; libc's `architecture` (`amd64`); and `debs`, the file
-    that each came in with its sha256 (64 hex digits), sorted by name.
+    """The packages of a root: `name=version` of each, sorted; libc's `architecture` (`amd64`); and `debs`,
+    `file=sha256` of the file that each came in, sorted.
     """
 
     packages: tuple[str, ...]
     architecture: str
-    debs: dict[str, str]
+    debs: tuple[str, ...]
 
 
 def read_installed(root: tarfile.TarFile) -> Installed:
@@ -40,14 +40,12 @@ def read_installed(root: tarfile.TarFile) -> Installed:
             if fields["Package"] == "libc6":
                 architecture = fields["Architecture"]
     names = frozenset(name for name, _, _ in found)
-    debs: dict[str, str] = {}
     for member in root.getnames():
         if _INDEX.fullmatch(member):
             for fields in _stanzas(root, member, names):
                 key = (fields["Package"], fields["Version"], fields["Architecture"])
                 if key in found and "SHA256" in fields:
-                    found[key] = PurePosixPath(fields["Filename"]).name
-                    debs[found[key]] = fields["SHA256"]
+                    found[key] = f"{PurePosixPath(fields['Filename']).name}={fields['SHA256']}"
     lacking = sorted(name for (name, _, _), file in found.items() if not file)
     if lacking:
         raise ImageError(
@@ -57,7 +55,7 @@ def read_installed(root: tarfile.TarFile) -> Installed:
     return Installed(
         packages=tuple(sorted(f"{name}={version}" for name, version, _ in found)),
         architecture=architecture,
-        debs=dict(sorted(debs.items())),
+        debs=tuple(sorted(found.values())),
     )
 
 

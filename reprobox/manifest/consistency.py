@@ -6,16 +6,12 @@ used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from reprobox.lock.model import LockedPackage
 from reprobox.manifest.model import Manifest
 from reprobox.runtime.metrics import NAME as METRIC_NAME
 from reprobox.validation import Problem, Where
-
-# Debian Policy, 5.6.1 and 5.6.12; the archive leaves the epoch out of file names.
-_DEB = re.compile(r"[a-z0-9][a-z0-9+.-]*_[0-9][A-Za-z0-9.+~-]*_[a-z0-9-]+\.deb")
 
 
 def manifest_problems(manifest: Manifest) -> Iterator[Problem]:
@@ -48,9 +44,6 @@ def manifest_problems(manifest: Manifest) -> Iterator[Problem]:
             yield Problem(path=("result", "metrics", name), text="is no name of a metric")
     if manifest.engine.kind == "docker" and manifest.image is None:
         yield Problem(path=("image",), text="expected an image, as the engine is docker")
-    for name in manifest.image.base.debs if manifest.image else ():
-        if _DEB.fullmatch(name) is None:
-            yield Problem(path=("image", "base", "debs", name), text="is no file name of a Debian package")
     yield from _repeated(("result", "outputs"), "path", (output.path for output in result.outputs))
     yield from _repeated(("data",), "path", (record.path for record in manifest.data))
     yield from _repeated(("lock", "packages"), "name", (package.name for package in manifest.lock.packages))

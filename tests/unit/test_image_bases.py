@@ -42,7 +42,7 @@ def offered(
     return image
 
 
-DEBS = {"libc6_2.36-9+deb12u10_amd64.deb": "0" * 64}
+DEBS = ("libc6_2.36-9+deb12u10_amd64.deb=" + "0" * 64,)
 
 
 @pytest.fixture

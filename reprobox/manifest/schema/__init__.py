@@ -16,7 +16,7 @@ from reprobox.manifest import receipt
 from reprobox.manifest.format import Format
 from reprobox.manifest.rules import DIGEST
 from reprobox.manifest.store import MANIFEST_FORMAT
-from reprobox.validation import Rule, Rules, field_types, json_schema, later_fields
+from reprobox.validation import Rule, Rules, field_types, is_optional, json_schema
 
 FORMATS: tuple[Format[Any], ...] = (MANIFEST_FORMAT, receipt.RECEIPT_FORMAT)
 
@@ -73,7 +73,7 @@ def _tighten(entry: dict[str, Any], model: type, rules: Rules) -> None:
     """Add to the schema of one dataclass what pydantic does not know of: rules, and which keys are always written."""
     entry.pop("description", None)
     entry["additionalProperties"] = False
-    entry["required"] = [name for name in entry["properties"] if name not in later_fields(model)]
+    entry["required"] = [field.name for field in dataclasses.fields(model) if not is_optional(field)]
     for name, schema in entry["properties"].items():
         # What a reader fills in for a missing key is no part of the format, in which no key is missing.
         schema.pop("default", None)
