@@ -11,7 +11,7 @@ from reprobox.engines import local
 from reprobox.engines.cuda import check_driver, driver_version
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
-from reprobox.image.assemble import assemble
+from reprobox.image.assemble import Image, assemble
 from reprobox.image.bases import Base, Wishes, resolve_base
 from reprobox.image.catalogue import offers
 from reprobox.image.interface import ImageStore
@@ -89,6 +89,19 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
     _check_driver(manifest.spec, base, manifest.lock, observer)
     return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
+
+
+def reassemble(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
+    """Assemble the manifest's image again from its own lock and base, without loading it. The engine is docker.
+
+    Raises LockError, ImageError or EngineError.
+    """
+    pinned = manifest.image.base if manifest.image else None
+    base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
+    observer.finished("lock", _describe(manifest.lock), "from the manifest")
+    wheels = fetch_wheels(manifest.lock, requirements=None, cache=cache, observer=observer)
+    pairs = [(package, wheels[package.sha256]) for package in manifest.lock.packages]
+    return assemble(base, pairs, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:

@@ -37,19 +37,27 @@ def podman() -> Iterator[dict[str, str]]:
     """A Podman service with a store of its own; the variables that lead there."""
     # Not under pytest's folder: a socket's path may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="rbx-"))
-    # runc, because Debian's crun refuses the mixed cgroups that some virtual machines have.
-    command = ["podman", "--runtime=runc", "--root", f"{folder}/root", "--runroot", f"{folder}/run"]
+    variables = {"DOCKER_HOST": f"unix://{folder}/sock"}
     with (folder / "log").open("ab") as log:
-        service = [*command, "system", "service", "-t", "0", f"unix://{folder}/sock"]
+        service = [*podman_command(variables), "system", "service", "-t", "0", variables["DOCKER_HOST"]]
         with subprocess.Popen(service, stdout=log, stderr=log) as process:
             try:
                 wait_for(folder / "sock", process, folder / "log")
-                yield {"DOCKER_HOST": f"unix://{folder}/sock"}
+                yield variables
             finally:
                 process.terminate()
                 process.wait()
                 subprocess.run(["umount", "-R", f"{folder}/root/overlay"], capture_output=True, check=False)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def podman_command(variables: dict[str, str]) -> list[str]:
+    """The command line that works on the service's own store.
+
+    With runc, because Debian's crun refuses the mixed cgroups that some virtual machines have.
+    """
+    folder = Path(variables["DOCKER_HOST"].removeprefix("unix://")).parent
+    return ["podman", "--runtime=runc", "--root", f"{folder}/root", "--runroot", f"{folder}/run"]
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -81,6 +89,20 @@ def test_what_docker_ran_is_exact_in_podman_and_in_the_same_image(
     assert (here.run.status, here.run.exit_code) == ("failed", 3)
     assert here.image == recorded.image, "one image in both"
     assert "Podman" in reprobox("doctor", folder=tmp_path, env=podman, code=None).stdout
+
+    done = reprobox("export", "apptainer", "--json", str(manifest), "-o", "cluster", folder=tmp_path)
+    assert done.data["identical"] is True
+    definition = (tmp_path / "cluster" / "both.def").read_text()
+    assert definition.startswith("Bootstrap: oci-archive\nFrom: both.oci.tar\n")
+    # Apptainer reads archives with the library that Podman and skopeo read them with (containers/image).
+    pulled = subprocess.run(
+        [*podman_command(podman), "pull", "-q", f"oci-archive:{tmp_path}/cluster/both.oci.tar"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert recorded.image is not None
+    assert f"sha256:{pulled.stdout.strip()}" == recorded.image.config_digest
 
 
 def test_a_program_that_is_not_in_the_image_is_said_to_be_missing(
