@@ -38,9 +38,15 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """`base` is `auto`, `debian`, `debian:SUITE`, `local:REFERENCE` or a registry reference (`python:3.11-slim`)."""
+    """`base` is `auto`, `debian`, `debian:SUITE`, `local:REFERENCE` or a registry reference (`python:3.11-slim`).
+
+    `apt` names Debian packages to add to a debian base; `snapshot` is the moment in UTC whose state of Debian's archive
+    that base is built from (None: today's).
+    """
 
     base: str = "auto"
+    apt: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    snapshot: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +125,19 @@ _OWN_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
+_DATE = r"2[0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
+
+
+def _midnight(text: str) -> str | None:
+    return f"{text}T00:00:00Z" if re.fullmatch(_DATE, text) else None
+
+
+def _package_name(text: str) -> str | None:
+    """Return the package meant by `libgl1=1.6.0` or `LibGL1`."""
+    name = text.partition("=")[0].strip().lower()
+    return name if re.fullmatch(r"[a-z0-9][a-z0-9+.-]{1,127}", name) and name != text else None
+
+
 _INNER_PATH = Rule(expected="a path inside the project, relative to it", pattern=INNER_PATH_PATTERN)
 _SIZE_RULE = Rule(expected="a size such as 512m, 1.5g or a number of bytes", pattern=_SIZE)
 
@@ -147,7 +166,18 @@ RULES: Rules = {
         "base": Rule(
             expected="auto, debian, debian:SUITE, local:REFERENCE or an image such as python:3.11-slim",
             pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}",
-        )
+        ),
+        # Debian Policy, 5.6.1. No version, no option, no file: only names that Debian's own archive knows.
+        "apt": Rule(
+            expected="the name of a Debian package, such as libgl1",
+            pattern=r"[a-z0-9][a-z0-9+.-]{1,127}",
+            suggest=_package_name,
+        ),
+        "snapshot": Rule(
+            expected="a moment in UTC such as 2026-11-01T00:00:00Z",
+            pattern=rf"{_DATE}T(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){{2}}Z",
+            suggest=_midnight,
+        ),
     },
     ResourceSpec: {
         "gpus": Rule(expected="none, all or indices such as 0,1", pattern=r"none|all|[0-9]{1,3}(?:,[0-9]{1,3})*"),
@@ -200,7 +230,8 @@ def load_spec(
         )
     # Naming a thing twice asks for nothing more, but would be mounted or kept twice.
     data_paths, env, outputs = (tuple(dict.fromkeys(names)) for names in (spec.data, spec.env, spec.outputs))
-    return replace(spec, data=data_paths, env=env, outputs=outputs)
+    image = replace(spec.image, apt=tuple(sorted(set(spec.image.apt))))
+    return replace(spec, image=image, data=data_paths, env=env, outputs=outputs)
 
 
 def spec_to_data(spec: RunSpec) -> dict[str, Any]:

@@ -45,6 +45,8 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
         {"default": None, "help": "Take the packages that are in the base, or install locked ones. Default: locked."},
     ),
     ("--base", "image.base", {"help": "auto, debian, local:IMAGE, or a registry reference."}),
+    ("--apt", "image.apt", {"multiple": True, "help": "Debian package to add to a debian base (repeatable)."}),
+    ("--snapshot", "image.snapshot", {"help": "Debian's archive as it was, such as 2026-11-01T00:00:00Z."}),
     ("--gpus", "resources.gpus", {"help": "none, all, or indices such as 0,1."}),
     ("--cpus", "resources.cpus", {"type": int, "help": "Number of threads. Default: this machine's."}),
     ("--memory", "resources.memory", {"help": "Memory limit, such as 8g."}),

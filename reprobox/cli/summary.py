@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reprobox.cli.console import Console, report_error
+from reprobox.engines.interface import EngineInfo
 from reprobox.errors import EXIT_DIVERGED, EXIT_INCOMPARABLE, EXIT_INTERRUPTED, EXIT_OK, EXIT_TRAINING
 from reprobox.trajectory.model import Divergence, Outcome, Verdict
 
@@ -232,7 +233,8 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     console.field("machine", f"{machine.cpu.model}, {machine.cpu.cores} cores, {machine.os}, kernel {machine.kernel}")
     for gpu in machine.gpus:
         console.field("gpu", f"{gpu.name}, {gpu.memory_mib} MiB, driver {machine.driver}")
-    console.field("engine", f"{manifest.engine.kind} {manifest.engine.version}, {manifest.spec.resources.cpus} threads")
+    engine = EngineInfo(kind=manifest.engine.kind, version=manifest.engine.version)
+    console.field("engine", f"{engine.product}, {manifest.spec.resources.cpus} threads")
     software = ", ".join(
         f"{name} {value}"
         for name in ("python", "torch", "cuda", "cudnn", "numpy")

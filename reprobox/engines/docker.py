@@ -22,6 +22,7 @@ from reprobox.engines.docker_plan import (
     container_user,
     gpu_access,
     image_path,
+    is_podman,
     limits_ignored,
     plan_to_container,
 )
@@ -197,7 +198,9 @@ class DockerEngine(DockerImages):
         """Say what this engine is. Raises EngineError when the daemon does not answer any more."""
         facts = self._connection.facts()
         return EngineInfo(
-            kind=self.name, version=str(facts["ServerVersion"]), gpu_access=gpu_access(facts, find_driver())
+            kind=self.name,
+            version=("podman " if is_podman(facts) else "") + str(facts["ServerVersion"]),
+            gpu_access=gpu_access(facts, find_driver()),
         )
 
     def limits_ignored(self, plan: Plan) -> tuple[str, ...]:

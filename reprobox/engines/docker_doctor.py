@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reprobox.engines.docker_calls import Calls, DockerRefusedError, remove
-from reprobox.engines.docker_plan import container_name, gpu_access, labels
+from reprobox.engines.docker_plan import container_name, gpu_access, is_podman, labels
 from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import this_process
 from reprobox.errors import EngineError
@@ -33,8 +33,9 @@ class Check(NamedTuple):
 def examine(calls: Calls, address: str) -> list[Check]:
     """Check the daemon that answers at `address`. Raises EngineError when it stops answering."""
     facts = calls.facts()
+    product = "Podman" if is_podman(facts) else "Docker"
     return [
-        Check("docker", True, f"Docker {facts.get('ServerVersion')} answers at {address}", None),
+        Check("docker", True, f"{product} {facts.get('ServerVersion')} answers at {address}", None),
         Check("docker storage", True, f"storage driver {facts.get('Driver')}", None),
         _space(facts),
         _limits(facts),

@@ -124,8 +124,9 @@ class DockerImages:
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        user = container_user(self._calls.facts())
-        config = once_to_container(image, command, owner=this_process(), user=user, gpus=gpus)
+        info = self._calls.facts()
+        user = container_user(info)
+        config = once_to_container(image, command, info=info, owner=this_process(), user=user, gpus=gpus)
         with running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution:
             status = execution.pump(lambda stream, data: written[stream].extend(data), lambda: None)
         if status != 0:

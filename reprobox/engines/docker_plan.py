@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ UNPRIVILEGED = (1000, 1000)
 # Threads count as well: eight loader workers with a dozen threads each stay far below, a fork bomb does not.
 PIDS_LIMIT = 4096
 
+# The kernel's default number of process IDs (proc(5), /proc/sys/kernel/pid_max).
+_KERNEL_IDS = 32768
+
 # What a container gets that names no PATH: Docker's own default (moby, oci/defaults.go).
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -46,6 +50,11 @@ class GpuChoice:
     host_config: Mapping[str, Any] = field(default_factory=dict)
     mounts: tuple[dict[str, Any], ...] = ()
     libraries: str | None = None
+
+
+def is_podman(info: Mapping[str, Any]) -> bool:
+    """Say whether Podman answers Docker's API there: `GET /info` tells the Buildah that it is built on."""
+    return "BuildahVersion" in info
 
 
 def gpu_access(info: Mapping[str, Any], driver: Driver | None = None) -> str:
@@ -120,7 +129,7 @@ def container_user(info: Mapping[str, Any], caller: tuple[int, int] | None = Non
     rootless engine 0 stands for the (ordinary) user whose engine it is, and every other number for nobody of this
     machine, so there it is 0. Source: https://docs.docker.com/engine/security/rootless/.
     """
-    if any(option == "name=rootless" for option in info.get("SecurityOptions") or ()):
+    if info.get("Rootless") or any(option == "name=rootless" for option in info.get("SecurityOptions") or ()):
         return (0, 0)
     user, group = caller or (os.getuid(), os.getgid())
     return UNPRIVILEGED if user == 0 else (user, group)
@@ -159,22 +168,39 @@ def labels(run_id: str, owner: str) -> dict[str, str]:
     return {RUN_LABEL: run_id, OWNER_LABEL: owner}
 
 
-def _confinement(memory: int | None, user: tuple[int, int]) -> dict[str, Any]:
+def _confinement(memory: int | None, user: tuple[int, int], info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of HostConfig that hold for every container: no rights, no log on disk, nothing writable."""
     # In memory like /dev/shm, and counted towards the memory limit: half of that, the kernel's own rule for a machine.
     size = f",size={memory // 2}" if memory else ""
+    # With an owner, because runc gives the mount the mode of the image's own folder instead of the one asked for.
+    # Podman takes no owner, and gives the mode.
+    owner = "" if is_podman(info) else f",uid={user[0]},gid={user[1]}"
     return {
         "Init": True,
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "PidsLimit": PIDS_LIMIT,
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
-        # With an owner, because runc gives the mount the mode of the image's own folder instead of the one asked for.
-        "Tmpfs": {TEMPORARY_FOLDER: f"rw,exec,nosuid,nodev,mode=1777,uid={user[0]},gid={user[1]}{size}"},
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, *(_callers_limits() if is_podman(info) else ())],
+        "Tmpfs": {TEMPORARY_FOLDER: f"rw,exec,nosuid,nodev,mode=1777{owner}{size}"},
         # Output is read from an attached stream as it comes; a log would keep it a second time on the engine's disk.
         "LogConfig": {"Type": "none", "Config": {}},
     }
+
+
+def _callers_limits() -> list[dict[str, Any]]:
+    """Return the caller's own limits on open files and processes, the latter at most as many as the kernel has IDs for.
+
+    Where a request names none, Podman asks for 1048576 of each (pkg/specgen/generate), which a machine that limits root
+    itself refuses; and it limits its own processes to the kernel's IDs (cmd/podman/early_init_linux.go).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    processes = _KERNEL_IDS if allowed == resource.RLIM_INFINITY else min(allowed, _KERNEL_IDS)
+    return [
+        {"Name": "nofile", "Soft": soft, "Hard": hard},
+        {"Name": "nproc", "Soft": processes, "Hard": processes},
+    ]
 
 
 def _bind(source: object, target: str, *, read_only: bool) -> dict[str, Any]:
@@ -191,7 +217,7 @@ def plan_to_container(
     gpus: GpuChoice,
 ) -> dict[str, Any]:
     """Return the body of the create request for `plan` at the daemon that answered `info`."""
-    host_config = _confinement(plan.memory, user) | {
+    host_config = _confinement(plan.memory, user, info) | {
         "NetworkMode": "bridge" if plan.network else "none",
         "Mounts": [
             _bind(plan.work.absolute(), WORK_FOLDER, read_only=False),
@@ -223,7 +249,13 @@ def plan_to_container(
 
 
 def once_to_container(
-    image: str, command: tuple[str, ...], *, owner: str, user: tuple[int, int], gpus: GpuChoice | None = None
+    image: str,
+    command: tuple[str, ...],
+    *,
+    info: Mapping[str, Any],
+    owner: str,
+    user: tuple[int, int],
+    gpus: GpuChoice | None = None,
 ) -> dict[str, Any]:
     """Return the body of the create request for one command in `image`, with no network and nothing of the user's."""
     chosen = gpus or GpuChoice()
@@ -231,7 +263,7 @@ def once_to_container(
     return _request(image, command, user) | {
         "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}", *libraries],
         "Labels": labels("once", owner),
-        "HostConfig": _confinement(None, user)
+        "HostConfig": _confinement(None, user, info)
         | {"NetworkMode": "none", **({"Mounts": list(chosen.mounts)} if chosen.mounts else {}), **chosen.host_config},
     }
 

@@ -26,18 +26,23 @@ _TAIL = 4096
 
 # tini, which Docker uses as init, says this before it exits with 126 or 127 (tini 0.19, src/tini.c).
 _INIT_WORDS = re.compile(rb"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)")
+# catatonit, which Podman uses, says this before it exits with 1 (catatonit 0.1.7, catatonit.c).
+_PODMAN_INIT_WORDS = re.compile(rb"ERROR \(catatonit:\d+\): failed to exec pid1: (.*)")
 # What runc says when it starts a program itself (runc 1.1, libcontainer/standard_init_linux.go; Go's os/exec).
+# How engines name the init program that they lack: Docker's docker-init, Podman's catatonit.
+_NO_INIT = re.compile(r"docker-init|container-init|catatonit")
 _RUNTIME_WORDS = re.compile(r'exec: "(.*?)": (executable file not found|.*no such file|.*permission denied)')
 
 
 class ContainerExecution:
     """A program in a container; `note` says after its end why it was cut off or never began, if that is known."""
 
-    def __init__(self, calls: Calls, name: str, *, memory: int | None, path: str) -> None:
-        """Watch the container `name`; `memory` (its limit in bytes) and `path` (its PATH) are for the note."""
+    def __init__(self, calls: Calls, name: str, *, program: str, memory: int | None, path: str) -> None:
+        """Watch the container `name`; `program`, `memory` (limit in bytes) and `path` (its PATH) are for the note."""
         self.note: str | None = None
         self._calls = calls
         self._name = name
+        self._program = program
         self._memory = memory
         self._path = path
         self._channel = streams.Channel()
@@ -50,9 +55,15 @@ class ContainerExecution:
     def started(self) -> Iterator[None]:
         """Attach to the container, start it, and let go of it at the end. Raises EngineError."""
         api = self._calls.api
-        with self._calls.asking("attaching to the container"):
-            # Before the start, so that the first byte is not missed.
-            attached = api.attach(self._name, stdout=True, stderr=True, stream=True, demux=True)
+        try:
+            with self._calls.asking("attaching to the container"):
+                # Before the start, so that the first byte is not missed.
+                attached = api.attach(self._name, stdout=True, stderr=True, stream=True, demux=True)
+        except DockerRefusedError as error:
+            # Podman readies the program already when it is asked for its output.
+            self._never_began(error)
+            yield
+            return
         try:
             try:
                 with self._calls.asking("starting the program"):
@@ -77,7 +88,7 @@ class ContainerExecution:
     def _never_began(self, error: DockerRefusedError) -> None:
         """Take a program that is not in the image for what it is, the program's failure; raise any other error."""
         said = _RUNTIME_WORDS.search(error.words)
-        if said is None or "docker-init" in said.group(1):
+        if said is None or _NO_INIT.search(said.group(1)):
             raise error
         denied = "permission denied" in said.group(2)
         self._status = NOT_EXECUTABLE if denied else NOT_FOUND
@@ -150,7 +161,10 @@ class ContainerExecution:
             # A daemon that is stopped ends its containers first, so this looks like a death of the program's own.
             raise self._broke_off(DockerLostError("it takes no connections any more"))
         said = _INIT_WORDS.search(self._tail)
-        if status == _KILLED and state.get("OOMKilled"):
+        if status == 1 and (words := _PODMAN_INIT_WORDS.search(self._tail)) is not None:
+            self._status = NOT_EXECUTABLE if b"ermission denied" in words.group(1) else NOT_FOUND
+            self.note = self._why_it_never_began(self._program, self._status)
+        elif status == _KILLED and state.get("OOMKilled"):
             limit = f" (limit {_size(self._memory)})" if self._memory else ""
             self.note = f"killed: out of memory{limit}"
         elif status in (NOT_EXECUTABLE, NOT_FOUND) and said is not None:
@@ -216,9 +230,9 @@ def running(
             try:
                 execution = stack.enter_context(_running_once(calls, name, config, memory=memory, path=path))
             except DockerRefusedError as error:
-                if "docker-init" not in error.words:
+                if _NO_INIT.search(error.words) is None:
                     raise
-                # Docker's packages leave docker-init out at times; the kernel ends all of a container without it, too.
+                # Distributions' packages leave it out at times; the kernel ends all of a container without it, too.
                 plain = {**config, "HostConfig": {**config["HostConfig"], "Init": False}}
                 execution = stack.enter_context(_running_once(calls, name, plain, memory=memory, path=path))
         except DockerRefusedError as error:
@@ -230,7 +244,7 @@ def running(
 def _running_once(
     calls: Calls, name: str, config: Mapping[str, Any], *, memory: int | None, path: str
 ) -> Iterator[ContainerExecution]:
-    execution = ContainerExecution(calls, name, memory=memory, path=path)
+    execution = ContainerExecution(calls, name, program=config["Entrypoint"][0], memory=memory, path=path)
     try:
         with created(calls, name, config), execution.started():
             yield execution

@@ -46,11 +46,19 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """The engine as recorded: `kind` is its name, `version` its own, `gpu_access` how GPUs reach the program."""
+    """The engine as recorded: `kind` is its name, `version` its own, `gpu_access` how GPUs reach the program.
+
+    `version` begins with a name where another product than `kind` answers in its stead: `podman 4.3.1`.
+    """
 
     kind: str
     version: str
     gpu_access: str = "none"
+
+    @property
+    def product(self) -> str:
+        """Name and version of what runs the programs: `docker 20.10.24`, `podman 4.3.1`."""
+        return self.version if " " in self.version else f"{self.kind} {self.version}"
 
 
 class Execution(Protocol):

@@ -1,12 +1,13 @@
-"""Which of this machine's apt sources lead to Debian's own archive for a suite, so that a site's mirror is used.
+"""Where a suite of Debian's archive is had from: this machine's own apt sources, or a snapshot of the archive.
 
-Addresses go to mmdebstrap and nowhere else. Third-party sources are left out, because they could replace Debian's
-packages and the base would no longer be the same elsewhere: only sources signed by Debian's archive keys count.
-Source: sources.list(5).
+A site's mirror is used where it is one of Debian's. Third-party sources are left out, because they could replace
+Debian's packages and the base would no longer be the same elsewhere: only sources signed by Debian's archive keys
+count. Addresses go to mmdebstrap and nowhere else. Source: sources.list(5).
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 _KEYRING = re.compile(r"/usr/share/keyrings/debian-archive-[a-z0-9-]*keyring\.(gpg|pgp|asc)$")
 _POCKETS = ("", "-updates", "-security")
+_ROLLING = ("sid", "unstable", "experimental")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,32 @@ class AptSource:
     suites: tuple[str, ...]
     components: tuple[str, ...]
     signed_by: str
+
+
+# Debian's own archive of its archive. Plain HTTP as for every Debian mirror: what counts is the signature.
+SNAPSHOT_ARCHIVE = "http://snapshot.debian.org/archive"
+SNAPSHOT_VARIABLE = "REPROBOX_DEBIAN_SNAPSHOT"
+_DEBIAN_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def snapshot_archive() -> str:
+    """Return where snapshots of Debian's archive are had from: a mirror of this site's own, or Debian's."""
+    return (os.environ.get(SNAPSHOT_VARIABLE) or SNAPSHOT_ARCHIVE).rstrip("/")
+
+
+def snapshot_sources(suite: str, moment: str, keys: Path = _DEBIAN_KEYS) -> tuple[str, ...]:
+    """Return one-line sources for `suite`, its updates and its security pocket as they were at `moment`.
+
+    `moment` is UTC in the form `2026-11-01T00:00:00Z`. A release file says until when it is valid, which of an old one
+    is over by nature. Source: https://snapshot.debian.org/, usage.
+    """
+    stamp = re.sub(r"[-:]", "", moment)
+    options = f"[{f'signed-by={keys} ' if keys.exists() else ''}check-valid-until=no]"
+    archives = {"": "debian", "-updates": "debian", "-security": "debian-security"}
+    pockets = _POCKETS[:1] if suite in _ROLLING else _POCKETS
+    return tuple(
+        f"deb {options} {snapshot_archive()}/{archives[pocket]}/{stamp} {suite}{pocket} main" for pocket in pockets
+    )
 
 
 def debian_sources(suite: str, apt: Path) -> tuple[str, ...]:

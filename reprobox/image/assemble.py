@@ -13,7 +13,6 @@ from reprobox.cache import storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image import debian, environment
 from reprobox.image.bases import Base
-from reprobox.image.catalogue import entry
 from reprobox.image.compatibility import check_compatible
 from reprobox.image.environment import Group
 from reprobox.image.install import Installation, check_ownership, plan_installation
@@ -83,7 +82,7 @@ def rebuild_layers(image: Image, damaged: frozenset[str], *, observer: Observer)
     """Make the layers with these diff_ids again. Raises ImageError when one does not come out as it was."""
     base_layers = {layer.diff_id: layer for layer in image.base.layers}
     for diff_id in damaged & base_layers.keys():
-        if image.base.record.kind != "debian":
+        if image.base.recipe is None:
             # It came with a bundle: without it, the next replay takes it from there again.
             layer_path(image.cache, diff_id).unlink(missing_ok=True)
             raise ImageError(
@@ -91,9 +90,7 @@ def rebuild_layers(image: Image, damaged: frozenset[str], *, observer: Observer)
                 details=(diff_id,),
                 hint="run again: it is taken from the bundle, the engine or the registry",
             )
-        suite = image.base.record.reference
-        includes = entry("debian").packages
-        debian.rebuild_root(suite, includes, base_layers[diff_id], cache=image.cache, observer=observer)
+        debian.rebuild_root(image.base.recipe, base_layers[diff_id], cache=image.cache, observer=observer)
     own = image.layers[len(image.base.layers) :]
     if damaged & {layer.diff_id for layer in own}:
         with storage_errors(image.cache):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reprobox.cache import storage_errors, write_atomically
-from reprobox.errors import ImageError
+from reprobox.errors import ImageError, SpecError
 from reprobox.image import catalogue, debian
 from reprobox.image.exported import Exported, measure
 from reprobox.image.interface import ImageStore, StoredImage
@@ -33,8 +33,8 @@ class Base:
     `python_executable` the path of that interpreter; `glibc` its version; `architecture` in OCI's spelling (`amd64`).
     `occupied` says whether something lies where the environment goes. `installed` is set where the base itself holds
     the environment, so that nothing is installed. `image_id` is the engine's ID of a registry or local base, `probe`
-    what that base said of itself, and `exported` how to stream its layers; all three are None for a base whose layers
-    the cache holds.
+    what that base said of itself, and `exported` how to stream its layers; all three are None for a debian base, whose
+    layer the cache holds and whose `recipe` makes it again.
     """
 
     record: BaseRecord
@@ -49,6 +49,23 @@ class Base:
     probe: Probe | None = None
     image_id: str | None = None
     exported: Exported | None = None
+    recipe: debian.Recipe | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is asked of a base beside its name: a minor version of `python` (None: whichever it has), Debian packages to
+    add, and the moment whose state of Debian's archive it is built from (see `debian.Recipe`).
+    """
+
+    python: str | None = None
+    apt: tuple[str, ...] = ()
+    snapshot: str | None = None
+
+    @property
+    def of_debian(self) -> str | None:
+        """The field of the spec that only a debian base can fulfil, if one is used."""
+        return "image.apt" if self.apt else "image.snapshot" if self.snapshot else None
 
 
 def resolve_base(
@@ -59,22 +76,27 @@ def resolve_base(
     observer: Observer,
     pinned: BaseRecord | None = None,
     installed: bool = False,
+    wishes: Wishes | None = None,
 ) -> Base:
     """Return the base that `image.base` names: `auto`, `debian`, `debian:SUITE`, `local:REF` or a registry reference.
 
     With `pinned` (a manifest's record) that very base is looked for and `base` is not read; where it cannot be had (a
     Debian archive that moved on, a local image built anew) the nearest one is returned with its own record, so that the
     caller can say what differs. With `installed` the base is the whole environment, and its record lists the Python
-    distributions found inside. Raises ImageError when there is no such base or it has no usable Python.
+    distributions found inside. Raises SpecError when the base cannot fulfil `wishes`, ImageError when there is no such
+    base or it has no usable Python.
     """
+    wishes = wishes or Wishes()
     if pinned is not None:
-        resolved, note = _pinned(pinned, store, cache, observer), "as in the manifest"
+        resolved, note = _pinned(pinned, wishes, store, cache, observer), "as in the manifest"
         if resolved.record.digest != pinned.digest:
             note = f"the manifest has {_short(pinned.digest)}"
     elif base == "auto":
-        resolved, note = _automatic(store, cache, observer)
+        resolved, note = _automatic(wishes, store, cache, observer)
     elif base == "debian" or base.startswith("debian:"):
-        resolved, note = _debian(base.partition(":")[2], None, cache, observer)
+        resolved, note = _debian(_recipe(base.partition(":")[2], wishes), None, cache, observer)
+    elif wishes.of_debian is not None:
+        raise _not_debian(base, wishes.of_debian)
     elif base.startswith("local:"):
         resolved, note = _local(base.removeprefix("local:"), None, store, cache, observer), ""
     else:
@@ -102,9 +124,39 @@ def _as_environment(base: Base) -> Base:
     return replace(base, record=record, installed=True)
 
 
-def _pinned(pinned: BaseRecord, store: ImageStore, cache: Path, observer: Observer) -> Base:
+def _not_debian(base: str, field: str) -> SpecError:
+    image = base.removeprefix("local:")
+    advice = {
+        "image.apt": f"write image.base: debian; or build an image that has the packages (FROM {image}, RUN apt-get "
+        "install ...) and name it as image.base: local:IMAGE",
+        "image.snapshot": "write image.base: debian, or leave image.snapshot out: other bases are pinned by digest",
+    }
+    return SpecError(f"{field} needs a debian base, and image.base is {base}", hint=advice[field])
+
+
+def _recipe(suite: str, wishes: Wishes) -> debian.Recipe:
+    """Return what to build: the suite, or where none is named the one with the Python that is wished for."""
+    entry = catalogue.entry("debian")
+    found = suite or entry.offering(wishes.python)
+    pythons = {name: python for python, name in entry.pythons.items()}
+    if found is None or (wishes.python is not None and pythons.get(found, wishes.python) != wishes.python):
+        what = (
+            f"Debian {found} has Python {pythons[found]}"
+            if found
+            else "no release of Debian has the Python that is wished"
+        )
+        raise SpecError(
+            f"{what}, and environment.python is {wishes.python}",
+            details=catalogue.offers(),
+            hint=f"take another base (image.base: python:{wishes.python}-slim, or local:IMAGE) or another Python",
+        )
+    return debian.Recipe(suite=found, packages=tuple(sorted({*entry.packages, *wishes.apt})), snapshot=wishes.snapshot)
+
+
+def _pinned(pinned: BaseRecord, wishes: Wishes, store: ImageStore, cache: Path, observer: Observer) -> Base:
     if pinned.kind == "debian":
-        return _debian(pinned.reference, pinned.digest, cache, observer)[0]
+        recipe = _recipe(pinned.reference, replace(wishes, python=None))
+        return _debian(recipe, pinned.digest, cache, observer)[0]
     if pinned.kind == "local":
         return _local(pinned.reference, pinned.digest, store, cache, observer)
     if pinned.kind == "registry":
@@ -118,42 +170,56 @@ def _pinned(pinned: BaseRecord, store: ImageStore, cache: Path, observer: Observ
     )
 
 
-def _automatic(store: ImageStore, cache: Path, observer: Observer) -> tuple[Base, str]:
-    """Take the first base of the catalogue that can be had; a registry that did not answer once is not asked again."""
+def _automatic(wishes: Wishes, store: ImageStore, cache: Path, observer: Observer) -> tuple[Base, str]:
+    """Take the first base of the catalogue that can be had and fulfils the wishes; a registry that did not answer once
+    is not asked again.
+    """
     remembered = cache / "bases" / "auto.json"
     unanswered = read_json(remembered)
     silent = [str(reference) for reference in unanswered] if isinstance(unanswered, list) else []
     for entry in catalogue.automatic():
-        if entry.kind == "debian":
-            base, note = _debian(entry.reference, None, cache, observer)
-            return base, f"no image registry answered; {note}" if silent else note
-        if entry.reference in silent:
+        reference = entry.offering(wishes.python)
+        if reference is None or (entry.kind != "debian" and wishes.of_debian):
             continue
-        image = _with_digest(store.find_image(entry.reference)) or _pull_within(
-            entry.reference, REGISTRY_PATIENCE, store, observer
-        )
+        if entry.kind == "debian":
+            base, note = _debian(_recipe(reference, wishes), None, cache, observer)
+            return base, f"no image registry answered; {note}" if silent and not wishes.of_debian else note
+        if reference in silent:
+            continue
+        image = _with_digest(store.find_image(reference)) or _pull_within(reference, REGISTRY_PATIENCE, store, observer)
         if image is not None:
-            return _of_registry_image(image, entry.reference, store, cache, observer), ""
-        silent.append(entry.reference)
+            return _of_registry_image(image, reference, store, cache, observer), ""
+        silent.append(reference)
         with storage_errors(cache):
             # Kept until the cache is emptied: one machine should not change its base from run to run.
             write_atomically(remembered, json.dumps(silent).encode())
-    raise ImageError("none of the bases that `auto` tries can be had", hint="name one in image.base")
+    raise ImageError(
+        "none of the bases that `auto` tries can be had"
+        + ("" if wishes.python is None else f" with Python {wishes.python}"),
+        details=catalogue.offers(),
+        hint="name one in image.base",
+    )
 
 
-def _debian(suite: str, wanted: str | None, cache: Path, observer: Observer) -> tuple[Base, str]:
-    entry = catalogue.entry("debian")
-    suite = suite or entry.reference
-    root, cached = debian.debian_root(suite, entry.packages, cache=cache, observer=observer, wanted=wanted)
+def _debian(recipe: debian.Recipe, wanted: str | None, cache: Path, observer: Observer) -> tuple[Base, str]:
+    root, cached = debian.debian_root(recipe, cache=cache, observer=observer, wanted=wanted)
+    installed = root.installed
     python = ".".join(root.version_of("python3").split(".")[:2])
     glibc = root.version_of("libc6").partition("-")[0].split(".")
     base = Base(
-        record=BaseRecord(kind="debian", reference=suite, digest=root.layer.diff_id, packages=root.packages),
+        record=BaseRecord(
+            kind="debian",
+            reference=recipe.suite,
+            digest=root.layer.diff_id,
+            packages=installed.packages,
+            debs=installed.debs,
+        ),
         layers=(root.layer,),
         python=python,
         python_executable=f"/usr/bin/python{python}",
         glibc=(int(glibc[0]), int(glibc[1])),
-        architecture=root.architecture,
+        architecture=installed.architecture,
+        recipe=recipe,
     )
     return base, "cached" if cached else "built"
 

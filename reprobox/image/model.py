@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from reprobox.validation import OPTIONAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,13 +14,15 @@ class BaseRecord:
     `kind` is `debian`, `registry` or `local`; `reference` is what the user or the catalogue names (`bookworm`,
     `python:3.11-slim@sha256:...`, `my-image:tag`); `digest` pins it: of the root file system's tar for debian, the
     manifest digest for registry, the image ID for local. `packages` lists `name=version` of the Debian packages where
-    reprobox chose them, of the Python distributions where the base holds the environment, else nothing.
+    reprobox chose them, of the Python distributions where the base holds the environment, else nothing. `debs` lists
+    `file=sha256` of the files that the Debian packages came in, as Debian's archive names them.
     """
 
     kind: str
     reference: str
     digest: str
     packages: tuple[str, ...] = ()
+    debs: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

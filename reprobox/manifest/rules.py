@@ -119,6 +119,11 @@ RULES: Rules = {
             # as their metadata writes them.
             pattern=r"[A-Za-z0-9][A-Za-z0-9+._-]*(?::[a-z0-9-]+)?=[A-Za-z0-9][A-Za-z0-9.+:~!_-]*",
         ),
+        "debs": Rule(
+            expected="file=sha256 of a Debian package",
+            # The archive leaves a version's epoch out of file names.
+            pattern=r"[a-z0-9][a-z0-9+.-]*_[0-9][A-Za-z0-9.+~-]*_[a-z0-9-]+\.deb=[0-9a-f]{64}",
+        ),
     },
     CodeRecord: {
         "tree": Rule(expected="swh:1:dir: and 40 hex digits", pattern=r"swh:1:dir:[0-9a-f]{40}"),

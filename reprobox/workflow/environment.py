@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import cast
 
 from reprobox.engines import local
+from reprobox.engines.cuda import check_driver, driver_version
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
 from reprobox.image.assemble import Image, assemble
-from reprobox.image.bases import Base, describe_base, resolve_base
+from reprobox.image.bases import Base, Wishes, describe_base, resolve_base
+from reprobox.image.catalogue import offers
 from reprobox.image.interface import ImageStore
 from reprobox.image.kept import kept_base, kept_image
 from reprobox.image.load import load
@@ -47,6 +49,10 @@ def prepare(
     requirements = find_requirements(project, spec.environment.requirements).path
     base: Base | None = None
     if engine.name == "local":
+        if spec.image.apt:
+            observer.warning(
+                f"image.apt needs a container and is passed over: {', '.join(spec.image.apt)} must be on this machine"
+            )
         python, glibc, architecture = local.python_and_platform()
         python = spec.environment.python or python
     else:
@@ -57,6 +63,7 @@ def prepare(
         requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
     )
     observer.finished("lock", _describe(lock), "cached" if cached else "")
+    _check_driver(spec, base, lock, observer)
     return _install(engine, base, lock, requirements, cache=cache, observer=observer)
 
 
@@ -70,6 +77,7 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
     base = _base(engine, spec, cache=cache, observer=observer)
     observer.finished("packages", f"{len(base.record.packages)} in the base", "nothing is installed")
     lock = Lock(python=base.python, platform=platform_for(base.architecture, base.glibc), packages=())
+    _check_driver(spec, base, lock, observer)
     return _install(engine, base, lock, None, cache=cache, observer=observer)
 
 
@@ -77,17 +85,27 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
     """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
     if engine.name == "local":
         observer.finished("lock", _describe(manifest.lock), "from the manifest")
+        _check_driver(manifest.spec, None, manifest.lock, observer)
         return _install(engine, None, manifest.lock, None, cache=cache, observer=observer)
+    base, brought = _recorded_base(engine, manifest, cache=cache, observer=observer)
+    _check_driver(manifest.spec, base, manifest.lock, observer)
     started = time.monotonic()
-    image = remake(engine, manifest, cache=cache, observer=observer)
+    image = _remade(manifest, base, brought, cache=cache, observer=observer)
     return _loaded(engine, image, manifest.lock, started, observer)
 
 
 def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
-    """Assemble the manifest's image again: from the base, or the whole, that a bundle brought; else from what is had.
+    """Assemble the manifest's image again, without loading it: from the base, or the whole, that a bundle brought; else
+    from what is had. The image may come out as another one than recorded, where its base is no longer to be had.
 
-    The image may come out as another one than recorded, where its base is no longer to be had.
+    Raises LockError, ImageError or EngineError.
     """
+    base, brought = _recorded_base(engine, manifest, cache=cache, observer=observer)
+    return _remade(manifest, base, brought, cache=cache, observer=observer)
+
+
+def _recorded_base(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> tuple[Base, bool]:
+    """Return the base of a recorded run, and whether a bundle brought it."""
     recorded = manifest.image
     base = kept_base(recorded, cache=cache) if recorded else None
     brought = base is not None
@@ -97,24 +115,49 @@ def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observe
     else:
         observer.finished("base", describe_base(base), "from the bundle")
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
+    return base, brought
+
+
+def _remade(manifest: Manifest, base: Base, brought: bool, *, cache: Path, observer: Observer) -> Image:
     wheels = fetch_wheels(manifest.lock, requirements=None, cache=cache, observer=observer)
     pairs = [(package, wheels[package.sha256]) for package in manifest.lock.packages]
-    whole = kept_image(recorded, base, pairs, cache=cache) if recorded and brought else None
+    whole = kept_image(manifest.image, base, pairs, cache=cache) if manifest.image and brought else None
     return whole or assemble(base, pairs, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
     store = cast(ImageStore, engine)
     installed = spec.environment.installed
-    base = resolve_base(spec.image.base, store, cache=cache, observer=observer, pinned=pinned, installed=installed)
     wanted = spec.environment.python
+    base = resolve_base(
+        spec.image.base,
+        store,
+        cache=cache,
+        observer=observer,
+        pinned=pinned,
+        installed=installed,
+        wishes=Wishes(python=wanted, apt=spec.image.apt, snapshot=spec.image.snapshot),
+    )
     if wanted is not None and wanted != base.python:
         raise SpecError(
             f"the base {base.record.reference} has Python {base.python}, the spec asks for {wanted}",
-            details=("looked at: environment.python and image.base",),
+            details=("looked at: environment.python and image.base", *offers()),
             hint=f"take a base with that Python (image.base: python:{wanted}-slim), or leave environment.python out",
         )
     return base
+
+
+def _check_driver(spec: RunSpec, base: Base | None, lock: Lock, observer: Observer) -> None:
+    """Before gigabytes are fetched: hold the driver against the CUDA of the lock, or of a base that holds it all."""
+    if spec.resources.gpus == "none":
+        return
+    packages = [(package.name, package.version) for package in lock.packages]
+    if base is not None and base.installed:
+        named = (item.partition("=") for item in base.record.packages)
+        packages = [(name.lower().replace("_", "-"), version) for name, _, version in named]
+    warning = check_driver(packages, driver_version(), base.env if base is not None else {})
+    if warning is not None:
+        observer.warning(warning)
 
 
 def _install(

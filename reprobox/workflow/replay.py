@@ -12,6 +12,7 @@ from reprobox.bundle.reader import is_bundle
 from reprobox.engines.interface import DataMount, Engine
 from reprobox.errors import ManifestError
 from reprobox.fingerprint import Machine, differences, observe
+from reprobox.image.model import ImageRecord
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.receipt import (
     RECEIPT_SCHEMA,
@@ -27,6 +28,7 @@ from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.progress import Observer
 from reprobox.runtime.seeding import SCHEME
 from reprobox.snapshot.model import CodeRecord
+from reprobox.spec import RunSpec
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.comparison import LiveComparison
 from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
@@ -189,13 +191,37 @@ def _environment_differences(
         what, one, other = "image", recorded.config_digest, here.config_digest
         if recorded.base.digest != here.base.digest:
             what, one, other = "base image", recorded.base.digest, here.base.digest
-        effect = "the same wheels on another base: system libraries may differ"
-        packages = sorted(set(recorded.base.packages) ^ set(here.base.packages))
-        if packages:
-            effect = "Debian packages differ: " + ", ".join(packages[:6]) + (", ..." if len(packages) > 6 else "")
-        found.append(Difference(what=what, recorded=one, here=other, effect=effect))
+        found.append(Difference(what=what, recorded=one, here=other, effect=_effect(manifest.spec, recorded, here)))
     for what, one, other, effect in differences(manifest.machine, machine):
         found.append(Difference(what=what, recorded=one, here=other, effect=effect))
+    return found
+
+
+def _effect(spec: RunSpec, recorded: ImageRecord, here: ImageRecord) -> str:
+    """Say what comes of another image, by the packages in the two bases where they are known."""
+    packages = changed_packages(recorded.base.packages, here.base.packages)
+    listed = ", ".join(packages[:6]) + (", ..." if len(packages) > 6 else "")
+    if packages and spec.environment.installed:
+        return f"Python packages in it differ: {listed}"
+    if packages and here.base.kind == "debian" and spec.image.snapshot is None:
+        return f"Debian's archive has moved on, which image.snapshot prevents: {listed}"
+    if packages:
+        return f"Debian packages differ: {listed}"
+    if spec.environment.installed:
+        return "another image, with the same versions of its Python packages"
+    return "the same wheels on another base: system libraries may differ"
+
+
+def changed_packages(recorded: Sequence[str], here: Sequence[str]) -> list[str]:
+    """Say how two lists of `name=version` differ: `torch 2.10.0 -> 2.11.0`, `wheel 0.45 gone`, `six 1.17.0 new`."""
+    before = dict(item.partition("=")[::2] for item in recorded)
+    now = dict(item.partition("=")[::2] for item in here)
+    found = []
+    for name in sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        if name in before and name in now:
+            found.append(f"{name} {before[name]} -> {now[name]}")
+        else:
+            found.append(f"{name} {before[name]} gone" if name in before else f"{name} {now[name]} new")
     return found
 
 

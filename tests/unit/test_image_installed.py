@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from reprobox.image.assemble import assemble, input_digest
 from reprobox.image.bases import Base, resolve_base
 from reprobox.image.layers import layer_path
 from reprobox.progress import Observer
+from reprobox.workflow.replay import changed_packages
 from tests.unit.image_support import PYTHON_ANSWER, FakeStore, make_base
 from tests.unit.test_image_bases import offered
 
@@ -31,6 +33,27 @@ def installed_base(tmp_path: Path, *, python_name: bool = True) -> Base:
 
 def test_its_packages_are_on_record(tmp_path: Path) -> None:
     assert installed_base(tmp_path).record.packages == ("numpy=2.0.0", "torch=2.11.0+cu130")
+
+
+def test_a_changed_package_inside_is_noticed_on_replay(tmp_path: Path) -> None:
+    recorded = installed_base(tmp_path).record
+    store = FakeStore()
+    other = replace(offered(store), id="sha256:" + "c" * 64)
+    store.exports[other.id] = store.exports.pop("sha256:" + "a" * 64)
+    store.answers[other.id] = json.dumps(PYTHON_ANSWER | {"packages": ["numpy=2.0.1", "torch=2.11.0+cu130"]})
+    store.keep(other, "ours:1")
+    arguments = {"cache": tmp_path, "observer": Observer(), "pinned": recorded, "installed": True}
+    here = resolve_base("auto", store, **arguments).record  # type: ignore[arg-type]
+    assert here.digest != recorded.digest
+    assert changed_packages(recorded.packages, here.packages) == ["numpy 2.0.0 -> 2.0.1"]
+
+
+def test_packages_that_came_or_went_are_told_from_those_that_changed() -> None:
+    assert changed_packages(["a=1", "b=2", "c=1:3=4"], ["b=2", "c=1:3=5", "d=6"]) == [
+        "a 1 gone",
+        "c 1:3=4 -> 1:3=5",
+        "d 6 new",
+    ]
 
 
 def test_one_layer_is_added_and_the_interpreter_stays_the_bases_own(tmp_path: Path) -> None:

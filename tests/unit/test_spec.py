@@ -68,6 +68,12 @@ outputs: [models]
     assert (spec.image.base, spec.env, spec.outputs) == ("python:3.11-slim", ("HF_TOKEN",), ("models",))
 
 
+def test_what_is_not_used_of_the_later_fields_is_not_written(load: Load) -> None:
+    assert spec_to_data(load("command: [x]\n"))["image"] == {"base": "auto"}
+    image = load("command: [x]\nimage: {apt: [libgl1, ffmpeg, libgl1], snapshot: 2026-11-01T00:00:00Z}\n").image
+    assert (image.apt, image.snapshot) == (("ffmpeg", "libgl1"), "2026-11-01T00:00:00Z")
+
+
 def test_flags_override_the_file_and_those_not_given_do_not(load: Load) -> None:
     spec = load(
         "command: python train.py --name 'a b'\nseed: 1\nresources:\n  cpus: 4\nenvironment:\n",
@@ -124,6 +130,9 @@ def test_an_unknown_key_is_named_with_line_choices_and_suggestion(load: Load) ->
         ("data: [.]", "data[0]: expected a path inside the project"),
         ("outputs: [out, /tmp/out]", "outputs[1]: expected a path inside the project, relative to it, found /tmp/out"),
         ("image: {base: 'a b'}", "image.base: expected auto, debian"),
+        ("image: {apt: [--force]}", "image.apt[0]: expected the name of a Debian package"),
+        ("image: {apt: [libgl1=1.6.0]}", "image.apt[0]: expected the name of a Debian package"),
+        ("image: {snapshot: 2026-11-01}", "image.snapshot: expected a moment in UTC"),
         *(
             (f"env: [{name}]", "env[0]: expected the name of a variable")
             for name in ("PATH", "MKL_X", "REPROBOX_RECORD")

@@ -1,0 +1,60 @@
+"""What a replay says, before it trains, about an image that is not the recorded one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from reprobox.engines.interface import Engine
+from reprobox.manifest.model import Manifest
+from reprobox.manifest.store import read_manifest
+from reprobox.workflow.environment import Environment
+from reprobox.workflow.replay import _environment_differences
+
+OTHER = "sha256:" + "e" * 64
+
+
+class Docker:
+    name = "docker"
+
+
+def said(packages: tuple[str, ...], **spec: Any) -> str:
+    """Return the effect that is told where the base here has `packages` instead of the recorded ones."""
+    manifest: Manifest = read_manifest(Path(__file__).parent.parent / "assets" / "manifest-1.yaml")
+    assert manifest.image is not None
+    base = replace(manifest.image.base, kind="debian", packages=("libc6=2.36-9", "python3=3.11.2"))
+    manifest = replace(manifest, image=replace(manifest.image, base=base), spec=replace(manifest.spec, **spec))
+    assert manifest.image is not None
+    here = replace(manifest.image, config_digest=OTHER, base=replace(base, digest=OTHER, packages=packages))
+    environment = Environment(handle=OTHER, lock=manifest.lock, image=here)
+    engine, kind = cast(Engine, Docker()), replace(manifest.engine, kind="docker")
+    (found,) = _environment_differences(replace(manifest, engine=kind), environment, engine, manifest.machine)
+    assert (found.what, found.recorded, found.here) == ("base image", base.digest, OTHER)
+    return found.effect
+
+
+@pytest.fixture
+def spec() -> Any:
+    return read_manifest(Path(__file__).parent.parent / "assets" / "manifest-1.yaml").spec
+
+
+def test_an_archive_that_moved_on_is_named_with_what_changed_and_what_prevents_it(spec: Any) -> None:
+    effect = "Debian's archive has moved on, which image.snapshot prevents: libc6 2.36-9 -> 2.36-10"
+    assert said(("libc6=2.36-10", "python3=3.11.2")) == effect
+    pinned = replace(spec.image, snapshot="2026-11-01T00:00:00Z")
+    assert said(("libc6=2.36-10", "python3=3.11.2"), image=pinned).startswith("Debian packages differ: libc6")
+
+
+def test_packages_of_a_base_that_holds_the_environment_are_told_apart_from_debians(spec: Any) -> None:
+    own = replace(spec.environment, installed=True)
+    assert said(("python3=3.11.2",), environment=own) == "Python packages in it differ: libc6 2.36-9 gone"
+    same = said(("libc6=2.36-9", "python3=3.11.2"), environment=own)
+    assert same == "another image, with the same versions of its Python packages"
+
+
+def test_a_long_list_is_cut() -> None:
+    many = tuple(f"p{number}=1" for number in range(9))
+    assert said(many).endswith("p3 1 new, p4 1 new, ...")
