@@ -14,7 +14,7 @@ from reprobox.errors import LockError
 from reprobox.lock.locating import locate, not_offered
 from reprobox.lock.model import Lock, LockedPackage
 from reprobox.lock.pylock import Sources
-from reprobox.lock.requirements import read_requirements
+from reprobox.lock.requirements import index_options
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import gather_settings
 from reprobox.lock.store import read_sources, write_sources
@@ -88,7 +88,7 @@ def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
 def _fetch(
     missing: Sequence[LockedPackage], lock: Lock, requirements: Path | None, cache: Path, observer: Observer
 ) -> None:
-    options = read_requirements(requirements).options if requirements is not None else IndexOptions()
+    options = index_options(requirements) if requirements is not None else IndexOptions()
     settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
     known = read_sources(cache, lock)
     unknown = [package for package in missing if package.sha256 not in known]

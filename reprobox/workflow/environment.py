@@ -15,11 +15,12 @@ from reprobox.image.bases import Base, resolve_base
 from reprobox.image.interface import ImageStore
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
+from reprobox.lock.choices import Choices
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.model import Lock
 from reprobox.lock.platforms import platform_for
 from reprobox.lock.requirements import find_requirements
-from reprobox.lock.resolution import resolve
+from reprobox.lock.resolution import Renewal, resolve
 from reprobox.manifest.model import Manifest
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
@@ -43,7 +44,7 @@ def prepare(
     """
     if spec.environment.installed:
         return _prepare_installed(engine, spec, cache=cache, observer=observer)
-    requirements = find_requirements(project, spec.environment.requirements).path
+    requirements = find_requirements(project, spec.environment.requirements, _choices(spec)).path
     base: Base | None = None
     if engine.name == "local":
         python, glibc, architecture = local.python_and_platform()
@@ -53,7 +54,12 @@ def prepare(
         python, glibc, architecture = base.python, base.glibc, base.architecture
     platform = platform_for(architecture, glibc)
     lock, cached = resolve(
-        requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
+        requirements,
+        python=python,
+        platform=platform,
+        cache=cache,
+        observer=observer,
+        renewal=Renewal() if relock else None,
     )
     observer.finished("lock", _describe(lock), "cached" if cached else "")
     return _install(engine, base, lock, requirements, cache=cache, observer=observer)
@@ -117,3 +123,13 @@ def _install(
 def _describe(lock: Lock) -> str:
     torch = lock.version_of("torch")
     return f"{len(lock.packages)} packages" + (f", torch {torch}" if torch else "")
+
+
+def _choices(spec: RunSpec) -> Choices:
+    asked = spec.environment
+    return Choices(
+        groups=asked.groups,
+        extras=asked.extras,
+        exclude_newer=asked.exclude_newer,
+        torch_backend=asked.torch_backend,
+    )
