@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "Compare two runs and name the first differing step.",
     "doctor": "Look at what works on this machine.",
     "image": "Build the image alone.",
+    "lock": "Write the project's lock, and show what changed.",
     "export": "Write a run's environment in other tools' formats.",
 }
 

@@ -14,7 +14,7 @@ from reprobox.cli.options import engine_option, json_option, overrides, project_
 @spec_options
 @engine_option
 @project_option
-@click.option("--relock", is_flag=True, help="Resolve the requirements anew, even if a lock is remembered.")
+@click.option("--relock", is_flag=True, help="Resolve the requirements anew, whatever lock there is.")
 @json_option
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(

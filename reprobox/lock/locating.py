@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from reprobox.lock.settings import Settings
 from reprobox.lock.uv_command import UvFailure, compile_pylock
 from reprobox.lock.uv_words import explain, no_solution
 
+_TORCH_BUILD = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9.]+")
 # Settings of uv that restrict versions; what is asked for here is given by hash, and no rule for choosing applies.
 _RESTRICTING = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER", "UV_BUILD_CONSTRAINT")
 
@@ -31,10 +34,21 @@ def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions,
     if missing:
         # A wheel that fits better may have been added to the release since; only a universal resolution lists them all.
         found |= _offered(missing, lock, options, unrestricted, None)
+    for backend in sorted({backend for package in missing if (backend := _torch_backend(package))}):
+        # PyTorch's CPU and CUDA builds lie on indexes of their own, which uv knows by these names.
+        wanted_there = [package for package in missing if _torch_backend(package) == backend]
+        with contextlib.suppress(LockError):
+            found |= _offered(wanted_there, lock, options, unrestricted, None, ("--torch-backend", backend))
     missing = [package for package in missing if package.sha256 not in found]
     if missing:
         raise not_offered(missing)
     return {sha256: source for sha256, source in found.items() if sha256 in wanted}
+
+
+def _torch_backend(package: LockedPackage) -> str | None:
+    """Return uv's name for the build of PyTorch that a local version names: `cpu` of 2.13.0+cpu, `cu128`, or None."""
+    local = package.version.partition("+")[2]
+    return local if _TORCH_BUILD.fullmatch(local) else None
 
 
 def not_offered(missing: Sequence[LockedPackage]) -> LockError:
@@ -51,22 +65,29 @@ def not_offered(missing: Sequence[LockedPackage]) -> LockError:
 
 
 def _offered(
-    packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions, settings: Settings, platform: str | None
+    packages: Sequence[LockedPackage],
+    lock: Lock,
+    options: IndexOptions,
+    settings: Settings,
+    platform: str | None,
+    arguments: tuple[str, ...] = (),
 ) -> Sources:
     text = _options_text(options) + "".join(
         f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages
     )
     try:
-        document = compile_pylock(text, settings, python=lock.python, platform=platform, arguments=("--no-deps",))
+        compiled = compile_pylock(
+            text, settings, python=lock.python, platform=platform, arguments=("--no-deps", *arguments)
+        )
     except UvFailure as failure:
         if not no_solution(failure):
             raise explain(failure, source="the lock", python=lock.python, platform=lock.platform) from None
         if len(packages) == 1:
             return {}
         # One release that is gone makes the whole resolution fail: ask for each, to name all that are gone.
-        each = [_offered([package], lock, options, settings, platform) for package in packages]
+        each = [_offered([package], lock, options, settings, platform, arguments) for package in packages]
         return {sha256: source for sources in each for sha256, source in sources.items()}
-    return offered_wheels(document, shown="uv's answer", folder=settings.folder)
+    return offered_wheels(compiled.document, shown="uv's answer", folder=settings.folder)
 
 
 def _options_text(options: IndexOptions) -> str:

@@ -19,7 +19,7 @@ from reprobox.lock.requirements import NO_CHOICES, Requirements, read_requiremen
 from reprobox.lock.settings import Settings, gather_settings
 from reprobox.lock.store import FORMAT, read_lock, write_lock, write_sources
 from reprobox.lock.uv_command import UvFailure, compile_pylock, uv_version
-from reprobox.lock.uv_words import explain
+from reprobox.lock.uv_words import explain, yanked
 from reprobox.progress import Observer
 
 
@@ -49,6 +49,7 @@ class _Task:
     python: str
     platform: str
     renewal: Renewal | None
+    observer: Observer
 
 
 def resolve(
@@ -73,7 +74,15 @@ def resolve(
         write_sources(cache, lock, sources)
         return lock, False
     settings = gather_settings(requirements.absolute().parent, read.options)
-    task = _Task(read=read, settings=settings, choices=choices, python=python, platform=platform, renewal=renewal)
+    task = _Task(
+        read=read,
+        settings=settings,
+        choices=choices,
+        python=python,
+        platform=platform,
+        renewal=renewal,
+        observer=observer,
+    )
     key = _key(task)
     if renewal is None:
         known = read_lock(cache, key)
@@ -133,12 +142,15 @@ def _compiled(
 ) -> dict[str, Any]:
     preferred = task.renewal.before if task.renewal else None
     try:
-        return compile_pylock(
+        compiled = compile_pylock(
             source, task.settings, python=task.python, platform=listed_for, arguments=arguments, preferred=preferred
         )
     except UvFailure as failure:
         shown = task.read.path.name
         raise explain(failure, source=shown, python=task.python, platform=task.platform) from None
+    for warning in yanked(compiled.said):
+        task.observer.warning(warning)
+    return compiled.document
 
 
 def _selected(document: dict[str, Any], task: _Task, read: Requirements) -> tuple[Lock, Sources]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ class UvFailure(Exception):
         self.text = text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A resolution: the pylock.toml as a dictionary, and what uv `said` on its standard error while it made it."""
+
+    document: dict[str, Any]
+    said: str
+
+
 def uv_version() -> str:
     """Return the version of uv as installed, without starting it (a warm start has no time for a process)."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import, and only a resolution needs it
@@ -44,8 +53,8 @@ def compile_pylock(
     platform: str | None,
     arguments: tuple[str, ...] = (),
     preferred: str | None = None,
-) -> dict[str, Any]:
-    """Run `uv pip compile` and return the pylock.toml it writes, as a dictionary.
+) -> Compiled:
+    """Run `uv pip compile` and return the pylock.toml it writes, with what it said beside it.
 
     `source` is a requirements file, or the text of one; None when `arguments` say what is wanted (`--group`).
     `platform` None asks for a universal resolution, which lists every wheel of a release and not only the one that
@@ -62,7 +71,7 @@ def compile_pylock(
         if preferred is not None:
             output.write_text(preferred, encoding="utf-8")
         place = ("--universal",) if platform is None else ("--python-platform", platform)
-        run_uv(
+        said = run_uv(
             [
                 *("pip", "compile", "--color", "never", "--no-progress", "--no-header", "--no-annotate"),
                 *(
@@ -83,11 +92,11 @@ def compile_pylock(
             ],
             settings,
         )
-        return tomllib.loads(output.read_text(encoding="utf-8"))
+        return Compiled(document=tomllib.loads(output.read_text(encoding="utf-8")), said=said)
 
 
-def run_uv(arguments: list[str], settings: Settings) -> None:
-    """Start uv with the user's settings and wait for it.
+def run_uv(arguments: list[str], settings: Settings) -> str:
+    """Start uv with the user's settings, wait for it, and return what it wrote to its standard error.
 
     Raises UvFailure when it fails, LockError when it cannot be started.
     """
@@ -110,5 +119,7 @@ def run_uv(arguments: list[str], settings: Settings) -> None:
         )
     except OSError as error:
         raise LockError(f"uv cannot be started: {error.strerror}", hint=advice) from error
+    said = done.stderr.decode(errors="replace")
     if done.returncode != 0:
-        raise UvFailure(done.returncode, done.stderr.decode(errors="replace"))
+        raise UvFailure(done.returncode, said)
+    return said

@@ -18,6 +18,7 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
+_YANKED = re.compile(r'warning: `([^`]+)` is yanked(?: \(reason: "(.*?)"\))?')
 _DRAWING = " ×╰─▶│├·\t"
 # What says nothing of the cause, or names flags of ours that the user never gave.
 _NOISE = ("warning: ", "Resolved ", "No solution found when", "hint: Wheels are required for")
@@ -71,6 +72,14 @@ def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> L
         details=reason,
         hint="If the requirements are right, run `uv pip compile` on them to see whether it is uv or reprobox.",
     )
+
+
+def yanked(said: str) -> list[str]:
+    """Return a warning for every release that uv took although its authors have withdrawn it."""
+    return [
+        f"{name} was withdrawn by its authors (yanked)" + (f": {scrub(reason)}" if reason else "") + "; choose another"
+        for name, reason in _YANKED.findall(said)
+    ]
 
 
 def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str, platform: str) -> LockError:

@@ -19,6 +19,7 @@ from reprobox.lock.choices import Choices
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.model import Lock
 from reprobox.lock.platforms import platform_for
+from reprobox.lock.project import PROJECT_LOCK, read_project_lock
 from reprobox.lock.requirements import find_requirements
 from reprobox.lock.resolution import Renewal, resolve
 from reprobox.manifest.model import Manifest
@@ -38,31 +39,57 @@ class Environment:
 def prepare(
     engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer, relock: bool = False
 ) -> Environment:
-    """Lock the spec's requirements and make the environment; `relock` resolves them anew where a lock is remembered.
+    """Lock the spec's requirements, or take the project's own lock, and make the environment.
+
+    `relock` resolves the requirements anew, whatever lock there is.
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
     if spec.environment.installed:
         return _prepare_installed(engine, spec, cache=cache, observer=observer)
-    requirements = find_requirements(project, spec.environment.requirements, _choices(spec)).path
-    base: Base | None = None
+    read = find_requirements(project, spec.environment.requirements, choices_of(spec))
+    base, python, platform = target_of(engine, spec, cache=cache, observer=observer)
+    # A lock that is named as the requirements is taken as it is; the project's own is one that reprobox made of them.
+    own = None if relock or read.complete else read_project_lock(project)
+    if own is not None:
+        own.check_current(read, choices_of(spec))
+        lock, note = own.select(python=python, platform=platform, cache=cache), PROJECT_LOCK
+    else:
+        lock, cached = resolve(
+            read.path,
+            python=python,
+            platform=platform,
+            cache=cache,
+            observer=observer,
+            choices=choices_of(spec),
+            renewal=Renewal() if relock else None,
+        )
+        note = "cached" if cached else ""
+    observer.finished("lock", _describe(lock), note)
+    return _install(engine, base, lock, read.path, cache=cache, observer=observer)
+
+
+def choices_of(spec: RunSpec) -> Choices:
+    """Return what a spec chooses beside the file of its requirements."""
+    asked = spec.environment
+    return Choices(
+        groups=asked.groups,
+        extras=asked.extras,
+        exclude_newer=asked.exclude_newer,
+        torch_backend=asked.torch_backend,
+    )
+
+
+def target_of(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer) -> tuple[Base | None, str, str]:
+    """Return the base (None: the engine has none), and the Python and the platform that a lock has to be for.
+
+    Raises SpecError, LockError, ImageError or EngineError.
+    """
     if engine.name == "local":
         python, glibc, architecture = local.python_and_platform()
-        python = spec.environment.python or python
-    else:
-        base = _base(engine, spec, cache=cache, observer=observer)
-        python, glibc, architecture = base.python, base.glibc, base.architecture
-    platform = platform_for(architecture, glibc)
-    lock, cached = resolve(
-        requirements,
-        python=python,
-        platform=platform,
-        cache=cache,
-        observer=observer,
-        renewal=Renewal() if relock else None,
-    )
-    observer.finished("lock", _describe(lock), "cached" if cached else "")
-    return _install(engine, base, lock, requirements, cache=cache, observer=observer)
+        return None, spec.environment.python or python, platform_for(architecture, glibc)
+    base = _base(engine, spec, cache=cache, observer=observer)
+    return base, base.python, platform_for(base.architecture, base.glibc)
 
 
 def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer) -> Environment:
@@ -123,13 +150,3 @@ def _install(
 def _describe(lock: Lock) -> str:
     torch = lock.version_of("torch")
     return f"{len(lock.packages)} packages" + (f", torch {torch}" if torch else "")
-
-
-def _choices(spec: RunSpec) -> Choices:
-    asked = spec.environment
-    return Choices(
-        groups=asked.groups,
-        extras=asked.extras,
-        exclude_newer=asked.exclude_newer,
-        torch_backend=asked.torch_backend,
-    )

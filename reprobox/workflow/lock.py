@@ -1,0 +1,113 @@
+"""`reprobox lock`: resolve the project's requirements into its pylock.toml and say what that changes."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from reprobox.cache import write_atomically
+from reprobox.engines import choose_engine
+from reprobox.errors import UsageError
+from reprobox.lock.changes import Change, changes
+from reprobox.lock.model import Lock
+from reprobox.lock.project import PROJECT_LOCK, ProjectLock, project_lock_text, read_project_lock
+from reprobox.lock.requirements import find_requirements
+from reprobox.lock.resolution import Renewal, resolve
+from reprobox.progress import Observer
+from reprobox.spec import RunSpec
+from reprobox.workflow.environment import choices_of, target_of
+from reprobox.workflow.paths import storage_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockReport:
+    """What `reprobox lock` came to.
+
+    `path` is the file (None where the requirements are a lock already, so that nothing was to be made), `written`
+    whether its content is new, `first` whether there was none before.
+    """
+
+    lock: Lock
+    requirements: str
+    path: Path | None
+    changes: tuple[Change, ...] = ()
+    written: bool = False
+    first: bool = False
+
+
+def make_lock(
+    spec: RunSpec,
+    project: Path,
+    *,
+    engine: str | None,
+    upgrade: tuple[str, ...] | None,
+    cache: Path,
+    observer: Observer,
+) -> LockReport:
+    """Resolve the requirements of `spec` for the Python and C library of its engine and base, and write the lock.
+
+    Versions stay as they are in the lock before as far as the requirements allow; `upgrade` names the projects that
+    may move, an empty tuple lets all of them. Raises UsageError when there is nothing of that name to upgrade or the
+    file is another tool's, and what resolving raises.
+    """
+    choices = choices_of(spec)
+    read = find_requirements(project, spec.environment.requirements, choices)
+    path = project / PROJECT_LOCK
+    before = read_project_lock(project)
+    if read.complete:
+        _refuse_upgrade(upgrade, read.path.name)
+    elif before is None and path.exists():
+        raise UsageError(
+            f"{PROJECT_LOCK} is there already, and reprobox did not write it",
+            hint=f"take it as it is (environment.requirements: {PROJECT_LOCK}), or give it another name first",
+        )
+    opened, reason = choose_engine(engine)
+    if reason:
+        observer.warning(reason)
+    _, python, platform = target_of(opened, spec, cache=cache, observer=observer)
+    if read.complete:
+        lock, _ = resolve(read.path, python=python, platform=platform, cache=cache, observer=observer, choices=choices)
+        return LockReport(lock=lock, requirements=read.path.name, path=None)
+    old = before.as_made() if before else None
+    renewal = _renewal(before, old, upgrade)
+    lock, _ = resolve(
+        read.path, python=python, platform=platform, cache=cache, observer=observer, choices=choices, renewal=renewal
+    )
+    text = project_lock_text(lock, read, choices)
+    written = before is None or before.text != text
+    if written:
+        try:
+            write_atomically(path, text.encode())
+        except OSError as error:
+            raise storage_error(error, path) from error
+    return LockReport(
+        lock=lock,
+        requirements=read.path.name,
+        path=path,
+        changes=changes(old, lock),
+        written=written,
+        first=before is None,
+    )
+
+
+def _renewal(before: ProjectLock | None, old: Lock | None, upgrade: tuple[str, ...] | None) -> Renewal:
+    if before is None or old is None or upgrade == ():
+        return Renewal()
+    names = [package.name for package in old.packages]
+    for name in upgrade or ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UsageError(
+                f"{PROJECT_LOCK} holds no {name} to upgrade",
+                hint=f"did you mean {near[0]}?" if near else "a package that the requirements name anew needs no flag",
+            )
+    return Renewal(before=before.text, upgrade=upgrade or ())
+
+
+def _refuse_upgrade(upgrade: tuple[str, ...] | None, name: str) -> None:
+    if upgrade is not None:
+        raise UsageError(
+            f"{name} is a lock already: its versions are not reprobox's to choose",
+            hint="upgrade it with the tool that wrote it",
+        )
