@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -24,12 +23,6 @@ from reprobox.progress import Observer
 # Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
 # name, made name servers drop some: every one dropped is a wait of five seconds.
 _PARALLEL = 3
-_FIELDS = {
-    "name": re.compile(r"[a-z0-9]+(-[a-z0-9]+)*"),
-    "version": re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*"),
-    "file": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl"),
-    "sha256": re.compile(r"[0-9a-f]{64}"),
-}
 
 
 def fetch_wheels(
@@ -43,7 +36,7 @@ def fetch_wheels(
     hash or cannot be fetched, StorageError when the cache cannot be written.
     """
     for package in lock.packages:
-        _check(package)
+        package.check()
     missing = [package for package in lock.packages if not _stored(cache, package, verify)]
     if missing:
         with storage_errors(cache):
@@ -54,18 +47,6 @@ def fetch_wheels(
 def wheel_path(cache: Path, package: LockedPackage) -> Path:
     """Return where the cache keeps a wheel."""
     return cache / "wheels" / package.sha256 / package.file
-
-
-def _check(package: LockedPackage) -> None:
-    # A lock may come from a stranger's manifest: its words become paths and lines for uv.
-    for name, pattern in _FIELDS.items():
-        value = getattr(package, name)
-        if not pattern.fullmatch(value):
-            raise LockError(
-                f"the lock holds a {name} that no wheel can have: {value!r}",
-                details=(f"in the entry of {package.name!r}",),
-                hint="The lock or manifest was damaged or made up: get it again from where it was published.",
-            )
 
 
 def _marker(cache: Path, package: LockedPackage) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +14,6 @@ from reprobox.lock.settings import Settings
 from reprobox.lock.uv_command import UvFailure, compile_pylock
 from reprobox.lock.uv_words import explain, no_solution
 
-_TORCH_BUILD = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9.]+")
 # Settings of uv that restrict versions; what is asked for here is given by hash, and no rule for choosing applies.
 _RESTRICTING = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER", "UV_BUILD_CONSTRAINT")
 
@@ -34,21 +32,15 @@ def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions,
     if missing:
         # A wheel that fits better may have been added to the release since; only a universal resolution lists them all.
         found |= _offered(missing, lock, options, unrestricted, None)
-    for backend in sorted({backend for package in missing if (backend := _torch_backend(package))}):
+    for backend in sorted({build for package in missing if (build := package.torch_build)}):
         # PyTorch's CPU and CUDA builds lie on indexes of their own, which uv knows by these names.
-        wanted_there = [package for package in missing if _torch_backend(package) == backend]
+        wanted_there = [package for package in missing if package.torch_build == backend]
         with contextlib.suppress(LockError):
             found |= _offered(wanted_there, lock, options, unrestricted, None, ("--torch-backend", backend))
     missing = [package for package in missing if package.sha256 not in found]
     if missing:
         raise not_offered(missing)
     return {sha256: source for sha256, source in found.items() if sha256 in wanted}
-
-
-def _torch_backend(package: LockedPackage) -> str | None:
-    """Return uv's name for the build of PyTorch that a local version names: `cpu` of 2.13.0+cpu, `cu128`, or None."""
-    local = package.version.partition("+")[2]
-    return local if _TORCH_BUILD.fullmatch(local) else None
 
 
 def not_offered(missing: Sequence[LockedPackage]) -> LockError:

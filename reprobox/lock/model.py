@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
+
+from reprobox.errors import LockError
+
+_FIELDS = {
+    "name": r"[a-z0-9]+(-[a-z0-9]+)*",
+    "version": r"[A-Za-z0-9][A-Za-z0-9.+!_-]*",
+    "file": r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl",
+    "sha256": r"[0-9a-f]{64}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +25,26 @@ class LockedPackage:
     version: str
     file: str
     sha256: str
+
+    def check(self) -> None:
+        """Raise LockError for words that no wheel can have.
+
+        A lock may come from a stranger's manifest: its words become paths, lines for uv and lines of a Dockerfile.
+        """
+        for name, pattern in _FIELDS.items():
+            value = getattr(self, name)
+            if not re.fullmatch(pattern, value):
+                raise LockError(
+                    f"the lock holds a {name} that no wheel can have: {value!r}",
+                    details=(f"in the entry of {self.name!r}",),
+                    hint="The lock or manifest was damaged or made up: get it again from where it was published.",
+                )
+
+    @property
+    def torch_build(self) -> str | None:
+        """The build of PyTorch that the local version names, in uv's words: `cpu` of 2.13.0+cpu, `cu128`; else None."""
+        local = self.version.partition("+")[2]
+        return local if re.fullmatch(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9.]+", local) else None
 
 
 @dataclass(frozen=True, kw_only=True)
