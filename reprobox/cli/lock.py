@@ -28,9 +28,16 @@ _ALL = "*"
     metavar="[NAME]",
     help="Let this package take a newer version (repeatable); without a name, all of them.",
 )
+@click.option("--from-env", is_flag=True, help="Lock the packages of the active environment, exactly as installed.")
 @json_option
 def command(
-    spec_file: Path | None, engine: str | None, project: Path, upgrade: tuple[str, ...], as_json: bool, **flags: Any
+    spec_file: Path | None,
+    engine: str | None,
+    project: Path,
+    upgrade: tuple[str, ...],
+    from_env: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
     """Resolve the requirements into pylock.toml, which every run then takes, and show what changed.
 
@@ -41,12 +48,17 @@ def command(
     from reprobox.cache import cache_root
     from reprobox.cli.console import Console
     from reprobox.spec import load_spec
-    from reprobox.workflow.lock import make_lock
+    from reprobox.workflow.lock import lock_environment, make_lock
 
     console = Console(as_json=as_json)
     spec = load_spec(project, file=spec_file, overrides=overrides(flags), need_command=False)
     names = None if not upgrade else () if _ALL in upgrade else tuple(canonicalize_name(name) for name in upgrade)
-    report = make_lock(spec, project, engine=engine, upgrade=names, cache=cache_root(), observer=console)
+    if from_env:
+        if upgrade:
+            raise click.UsageError("--from-env takes what is installed; --upgrade has nothing to choose")
+        report = lock_environment(spec, project, engine=engine, cache=cache_root(), observer=console)
+    else:
+        report = make_lock(spec, project, engine=engine, upgrade=names, cache=cache_root(), observer=console)
     _summarise(report, console)
     console.result(
         {
@@ -56,6 +68,7 @@ def command(
             "python": report.lock.python,
             "platform": report.lock.platform,
             "packages": len(report.lock.packages),
+            "packed": {each.name: each.origin for each in report.lock.packages if each.origin is not None},
             "changes": [
                 {"name": each.name, "kind": each.kind, "before": each.before, "after": each.after}
                 for each in report.changes

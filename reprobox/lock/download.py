@@ -12,7 +12,7 @@ from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import LockError
 from reprobox.lock.locating import locate, not_offered
 from reprobox.lock.model import Lock, LockedPackage
-from reprobox.lock.pylock import Sources
+from reprobox.lock.pylock import Source, Sources
 from reprobox.lock.requirements import index_options
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import gather_settings
@@ -26,27 +26,43 @@ _PARALLEL = 3
 
 
 def fetch_wheels(
-    lock: Lock, *, requirements: Path | None, cache: Path, observer: Observer, verify: bool = False
+    lock: Lock,
+    *,
+    requirements: Path | None,
+    cache: Path,
+    observer: Observer,
+    verify: bool = False,
+    beside: Path | None = None,
 ) -> dict[str, Path]:
     """Return the path of every wheel of `lock` by its sha256, fetching those that the cache lacks.
 
     A wheel's bytes are hashed once, when it is stored as `wheels/<sha256>/<file>`; `verify` hashes those already there
     again and fetches what is damaged. `requirements` is the file that the lock was made from, whose own index options
-    then apply; None when there is only a manifest. Raises LockError when a wheel is offered nowhere, does not match its
-    hash or cannot be fetched, StorageError when the cache cannot be written.
+    then apply; None when there is only a manifest. What lies in the folder `beside` is taken from there. Raises
+    LockError when a wheel is offered nowhere, does not match its hash or cannot be fetched, StorageError when the cache
+    cannot be written.
     """
     for package in lock.packages:
         package.check()
     missing = [package for package in lock.packages if not _stored(cache, package, verify)]
     if missing:
         with storage_errors(cache):
-            _fetch(missing, lock, requirements, cache, observer)
+            _fetch(missing, lock, requirements, cache, observer, beside)
     return {package.sha256: wheel_path(cache, package) for package in lock.packages}
 
 
 def wheel_path(cache: Path, package: LockedPackage) -> Path:
     """Return where the cache keeps a wheel."""
     return cache / "wheels" / package.sha256 / package.file
+
+
+def store_wheel(package: LockedPackage, made: Path, cache: Path) -> None:
+    """Move a wheel that was made here, on the cache's own disk, into the cache."""
+    path = wheel_path(cache, package)
+    with locked(path.parent / ".lock"):
+        size = made.stat().st_size
+        made.replace(path)
+        write_atomically(_marker(cache, package), str(size).encode())
 
 
 def _marker(cache: Path, package: LockedPackage) -> Path:
@@ -67,11 +83,19 @@ def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
 
 
 def _fetch(
-    missing: Sequence[LockedPackage], lock: Lock, requirements: Path | None, cache: Path, observer: Observer
+    missing: Sequence[LockedPackage],
+    lock: Lock,
+    requirements: Path | None,
+    cache: Path,
+    observer: Observer,
+    beside: Path | None,
 ) -> None:
     options = index_options(requirements) if requirements is not None else IndexOptions()
     settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
     known = read_sources(cache, lock)
+    if beside is not None:
+        there = [package for package in missing if (beside / package.file).is_file()]
+        known |= {each.sha256: Source(url=(beside / each.file).absolute().as_uri(), size=None) for each in there}
     unknown = [package for package in missing if package.sha256 not in known]
     located: Sources = {}
     if unknown:

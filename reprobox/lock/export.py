@@ -43,6 +43,7 @@ def export_pylock(lock: Lock, table: Mapping[str, str]) -> str:
             f"name = {quoted(package.name)}",
             f"version = {quoted(package.version)}",
             f"wheels = [{{ path = {path}, hashes = {{ sha256 = {quoted(package.sha256)} }} }}]",
+            *([] if package.origin is None else [f"tool.reprobox.origin = {quoted(package.origin)}"]),
         ]
     own = {"python": lock.python, "platform": lock.platform, **table}
     lines += ["", "[tool.reprobox]", *(f"{key} = {quoted(value)}" for key, value in own.items())]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reprobox.errors import LockError
-from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.model import Lock, LockedPackage, torch_build
 from reprobox.lock.pylock import Sources, offered_wheels
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import Settings
@@ -32,9 +32,9 @@ def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions,
     if missing:
         # A wheel that fits better may have been added to the release since; only a universal resolution lists them all.
         found |= _offered(missing, lock, options, unrestricted, None)
-    for backend in sorted({build for package in missing if (build := package.torch_build)}):
+    for backend in sorted({build for package in missing if (build := torch_build(package.version))}):
         # PyTorch's CPU and CUDA builds lie on indexes of their own, which uv knows by these names.
-        wanted_there = [package for package in missing if package.torch_build == backend]
+        wanted_there = [package for package in missing if torch_build(package.version) == backend]
         with contextlib.suppress(LockError):
             found |= _offered(wanted_there, lock, options, unrestricted, None, ("--torch-backend", backend))
     missing = [package for package in missing if package.sha256 not in found]

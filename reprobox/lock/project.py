@@ -26,12 +26,16 @@ PROJECT_LOCK = "pylock.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectLock:
-    """`text` is the file's, `inputs` the digest of the requirements it was made of."""
+    """`text` is the file's, `inputs` the digest of the requirements it was made of.
+
+    `captured` says that it was made of an environment; `inputs` is then of the file beside it, empty without one.
+    """
 
     path: Path
     text: str
     document: dict[str, Any]
     inputs: str
+    captured: bool = False
 
     def check_current(self, read: Requirements, choices: Choices) -> None:
         """Raise SpecError when the requirements are not those that the lock was made of."""
@@ -93,12 +97,20 @@ def read_project_lock(project: Path) -> ProjectLock | None:
     own = document.get("tool", {}).get("reprobox")
     if not isinstance(own, dict):
         return None
-    return ProjectLock(path=path, text=text, document=document, inputs=str(own.get("inputs", "")))
+    return ProjectLock(
+        path=path, text=text, document=document, inputs=str(own.get("inputs", "")), captured="captured" in own
+    )
 
 
 def project_lock_text(lock: Lock, read: Requirements, choices: Choices) -> str:
     """Return the text of the project's lock."""
     return export_pylock(lock, {"requirements": read.path.name, "inputs": inputs_digest(read, choices)})
+
+
+def captured_lock_text(lock: Lock, read: Requirements | None, choices: Choices) -> str:
+    """Return the text of the lock of a captured environment; `read` is the requirements file beside it, if any."""
+    inputs = inputs_digest(read, choices) if read is not None else ""
+    return export_pylock(lock, {"captured": "true", "inputs": inputs})
 
 
 def inputs_digest(read: Requirements, choices: Choices) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from reprobox.image.bases import Base, resolve_base
 from reprobox.image.interface import ImageStore
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
+from reprobox.lock.capture import capture, inspect
 from reprobox.lock.choices import Choices
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.model import Lock
@@ -37,36 +38,68 @@ class Environment:
 
 
 def prepare(
-    engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer, relock: bool = False
+    engine: Engine,
+    spec: RunSpec,
+    project: Path,
+    *,
+    cache: Path,
+    observer: Observer,
+    relock: bool = False,
+    from_env: bool = False,
 ) -> Environment:
     """Lock the spec's requirements, or take the project's own lock, and make the environment.
 
-    `relock` resolves the requirements anew, whatever lock there is.
+    `relock` resolves the requirements anew, whatever lock there is; `from_env` captures the active environment instead.
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
     if spec.environment.installed:
         return _prepare_installed(engine, spec, cache=cache, observer=observer)
-    read = find_requirements(project, spec.environment.requirements, choices_of(spec))
+    if from_env:
+        base, lock = capture_environment(engine, spec, project, cache=cache, observer=observer)
+        observer.finished("lock", _describe(lock), "the active environment")
+        return _install(engine, base, lock, None, cache=cache, observer=observer)
+    name, choices = spec.environment.requirements, choices_of(spec)
+    own = None if relock else read_project_lock(project)
+    if own is not None and own.captured and not (project / name).exists():
+        requirements = own.path
+    else:
+        read = find_requirements(project, name, choices)
+        requirements = read.path
+        # A lock that is named as the requirements is taken as it is; the project's own stands for requirements.
+        if own is not None and name != PROJECT_LOCK and (own.captured or not read.complete):
+            own.check_current(read, choices)
+        else:
+            own = None
     base, python, platform = target_of(engine, spec, cache=cache, observer=observer)
-    # A lock that is named as the requirements is taken as it is; the project's own is one that reprobox made of them.
-    own = None if relock or read.complete else read_project_lock(project)
     if own is not None:
-        own.check_current(read, choices_of(spec))
         lock, note = own.select(python=python, platform=platform, cache=cache), PROJECT_LOCK
     else:
         lock, cached = resolve(
-            read.path,
+            requirements,
             python=python,
             platform=platform,
             cache=cache,
             observer=observer,
-            choices=choices_of(spec),
+            choices=choices,
             renewal=Renewal() if relock else None,
         )
         note = "cached" if cached else ""
     observer.finished("lock", _describe(lock), note)
-    return _install(engine, base, lock, read.path, cache=cache, observer=observer)
+    return _install(engine, base, lock, requirements, cache=cache, observer=observer)
+
+
+def capture_environment(
+    engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer
+) -> tuple[Base | None, Lock]:
+    """Capture the active environment for the engine and the base of `spec`; return that base and the lock.
+
+    Raises SpecError when the base has another Python, LockError when the environment cannot be captured.
+    """
+    captured = inspect(observer)
+    spec = replace(spec, environment=replace(spec.environment, python=captured.python))
+    base, _, platform = target_of(engine, spec, cache=cache, observer=observer)
+    return base, capture(captured, platform=platform, folder=project, cache=cache, observer=observer)
 
 
 def choices_of(spec: RunSpec) -> Choices:
@@ -105,14 +138,19 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
     return _install(engine, base, lock, None, cache=cache, observer=observer)
 
 
-def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
-    """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
+def rebuild(
+    engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer, wheels: Path | None = None
+) -> Environment:
+    """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today.
+
+    Wheels are taken from the folder `wheels` where it holds them.
+    """
     base: Base | None = None
     if engine.name != "local":
         pinned = manifest.image.base if manifest.image else None
         base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
-    return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
+    return _install(engine, base, manifest.lock, None, cache=cache, observer=observer, beside=wheels)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
@@ -130,9 +168,16 @@ def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pin
 
 
 def _install(
-    engine: Engine, base: Base | None, lock: Lock, requirements: Path | None, *, cache: Path, observer: Observer
+    engine: Engine,
+    base: Base | None,
+    lock: Lock,
+    requirements: Path | None,
+    *,
+    cache: Path,
+    observer: Observer,
+    beside: Path | None = None,
 ) -> Environment:
-    wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
+    wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer, beside=beside)
     if base is None:
         prefix = local.prepare(lock, wheels, cache=cache, observer=observer)
         return Environment(handle=str(prefix), lock=lock, image=None)

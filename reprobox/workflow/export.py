@@ -15,7 +15,7 @@ from reprobox.image.layout import ENVIRONMENT, WORK
 from reprobox.image.model import BaseRecord
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.export import WHEELS, export_pylock, export_requirements
-from reprobox.lock.model import Lock
+from reprobox.lock.model import Lock, torch_build
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.progress import Observer
@@ -73,7 +73,7 @@ def _dockerfile(manifest: Manifest) -> str:
     base = manifest.image.base if manifest.image else None
     python = manifest.lock.python
     reference, note, system = _base_lines(base, python)
-    builds = sorted({build for package in manifest.lock.packages if (build := package.torch_build)})
+    builds = sorted({build for package in manifest.lock.packages if (build := torch_build(package.version))})
     extra = " ".join(f"https://download.pytorch.org/whl/{build}" for build in builds)
     requirements = export_requirements(manifest.lock).replace(" \\\n    --hash", " --hash").splitlines()
     values = {

@@ -10,14 +10,16 @@ from reprobox.cache import write_atomically
 from reprobox.engines import choose_engine
 from reprobox.errors import UsageError
 from reprobox.lock.changes import Change, changes
+from reprobox.lock.export import WHEELS
 from reprobox.lock.model import Lock
-from reprobox.lock.project import PROJECT_LOCK, ProjectLock, project_lock_text, read_project_lock
+from reprobox.lock.project import PROJECT_LOCK, ProjectLock, captured_lock_text, project_lock_text, read_project_lock
 from reprobox.lock.requirements import find_requirements
 from reprobox.lock.resolution import Renewal, resolve
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
-from reprobox.workflow.environment import choices_of, target_of
+from reprobox.workflow.environment import capture_environment, choices_of, target_of
 from reprobox.workflow.paths import storage_error
+from reprobox.workflow.run import keep_wheels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +59,8 @@ def make_lock(
     before = read_project_lock(project)
     if read.complete:
         _refuse_upgrade(upgrade, read.path.name)
-    elif before is None and path.exists():
-        raise UsageError(
-            f"{PROJECT_LOCK} is there already, and reprobox did not write it",
-            hint=f"take it as it is (environment.requirements: {PROJECT_LOCK}), or give it another name first",
-        )
+    else:
+        _refuse_foreign(before, path)
     opened, reason = choose_engine(engine)
     if reason:
         observer.warning(reason)
@@ -74,7 +73,42 @@ def make_lock(
     lock, _ = resolve(
         read.path, python=python, platform=platform, cache=cache, observer=observer, choices=choices, renewal=renewal
     )
-    text = project_lock_text(lock, read, choices)
+    return _write(path, lock, before, project_lock_text(lock, read, choices), read.path.name)
+
+
+def lock_environment(
+    spec: RunSpec, project: Path, *, engine: str | None, cache: Path, observer: Observer
+) -> LockReport:
+    """Capture the active environment into the project's lock; wheels that no index offers are put beside it.
+
+    The lock then stands for the requirements as they are now, if there is such a file. Raises as `make_lock`.
+    """
+    path = project / PROJECT_LOCK
+    before = read_project_lock(project)
+    _refuse_foreign(before, path)
+    opened, reason = choose_engine(engine)
+    if reason:
+        observer.warning(reason)
+    _, lock = capture_environment(opened, spec, project, cache=cache, observer=observer)
+    try:
+        keep_wheels(lock, project / WHEELS, cache)
+    except OSError as error:
+        raise storage_error(error, project / WHEELS) from error
+    choices = choices_of(spec)
+    name = spec.environment.requirements
+    read = find_requirements(project, name, choices) if (project / name).is_file() else None
+    return _write(path, lock, before, captured_lock_text(lock, read, choices), "the active environment")
+
+
+def _refuse_foreign(before: ProjectLock | None, path: Path) -> None:
+    if before is None and path.exists():
+        raise UsageError(
+            f"{PROJECT_LOCK} is there already, and reprobox did not write it",
+            hint=f"take it as it is (environment.requirements: {PROJECT_LOCK}), or give it another name first",
+        )
+
+
+def _write(path: Path, lock: Lock, before: ProjectLock | None, text: str, requirements: str) -> LockReport:
     written = before is None or before.text != text
     if written:
         try:
@@ -83,9 +117,9 @@ def make_lock(
             raise storage_error(error, path) from error
     return LockReport(
         lock=lock,
-        requirements=read.path.name,
+        requirements=requirements,
         path=path,
-        changes=changes(old, lock),
+        changes=changes(before.as_made() if before else None, lock),
         written=written,
         first=before is None,
     )
