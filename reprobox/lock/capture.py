@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -206,7 +207,8 @@ def _is_installed(each: Distribution, wheel: Path) -> bool:
     """Tell whether the files of a wheel are those installed; its scripts and data files are rewritten on the way."""
     found = {path: actual for path, _, actual in each.files}
     with zipfile.ZipFile(wheel) as archive:
-        record = next(name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
+        # Deeper ones are those of what a package carries inside.
+        record = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
         rows = list(csv.reader(io.StringIO(archive.read(record).decode())))
     return all(
         found.get(row[0]) == row[1]

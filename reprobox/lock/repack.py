@@ -7,6 +7,7 @@ import base64
 import csv
 import hashlib
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,14 +73,15 @@ def installed_contents(site: Path, files: list[str], stem: str) -> dict[str, Pat
     """
     contents: dict[str, Path | bytes] = {}
     # Older tools spelled this folder's name another way than the wheel will.
-    info = next((file.partition("/")[0] for file in files if file.endswith(".dist-info/METADATA")), "")
+    info = next((file.partition("/")[0] for file in files if re.fullmatch(r"[^/]+\.dist-info/METADATA", file)), "")
     entry_points = _names_of_entry_points(site / info / "entry_points.txt")
     for file in files:
         path = (site / file).resolve()
         if not file.startswith("../"):
-            if Path(file).name not in _OWN_FILES or not Path(file).parent.name.endswith(".dist-info"):
-                inner = f"{stem}.dist-info{file.removeprefix(info)}" if file.startswith(f"{info}/") else file
-                contents[inner] = path
+            if not file.startswith(f"{info}/"):
+                contents[file] = path
+            elif file.removeprefix(f"{info}/") not in _OWN_FILES:
+                contents[f"{stem}.dist-info{file.removeprefix(info)}"] = path
         elif path.parent.name == "bin":
             if path.name not in entry_points:
                 contents[f"{stem}.data/scripts/{path.name}"] = _script(path)

@@ -76,6 +76,8 @@ def _dockerfile(manifest: Manifest) -> str:
     builds = sorted({build for package in manifest.lock.packages if (build := torch_build(package.version))})
     extra = " ".join(f"https://download.pytorch.org/whl/{build}" for build in builds)
     requirements = export_requirements(manifest.lock).replace(" \\\n    --hash", " --hash").splitlines()
+    # Wheels that no index offers lie beside the manifest, in the folder of the run.
+    packed = any(package.origin is not None for package in manifest.lock.packages)
     values = {
         "run": manifest.run.id,
         "name": manifest.name,
@@ -84,6 +86,9 @@ def _dockerfile(manifest: Manifest) -> str:
         "platform": manifest.lock.platform,
         "reprobox": manifest.reprobox,
         "digest": manifest_digest(manifest),
+        "context": f"-f Dockerfile runs/{manifest.run.id}" if packed else "- < Dockerfile",
+        "packed": f"COPY {WHEELS} /tmp/{WHEELS}\n" if packed else "",
+        "find_links": f"--find-links /tmp/{WHEELS} " if packed else "",
         "base": reference,
         "base_note": note,
         "system": system,

@@ -58,6 +58,8 @@ def test_a_dockerfile_starts_from_debian_and_pins_every_wheel() -> None:
     assert "    'torch==2.13.0+cpu --hash=sha256:" in text
     assert 'PIP_EXTRA_INDEX_URL="https://download.pytorch.org/whl/cpu"' in text
     assert text.endswith('CMD ["python", "train.py", "--epochs", "2"]\n')
+    assert "docker build -t digits-cnn - < Dockerfile\n" in text
+    assert "wheels" not in text.partition("ARG BASE")[2]
     assert "{{" not in text
 
 
@@ -81,6 +83,15 @@ def test_a_dockerfile_starts_from_the_base_of_the_run(changed: Changed, base: Ba
 def test_a_run_without_an_image_is_exported_over_a_slim_python(changed: Changed) -> None:
     path = changed(image=None, engine=replace(read_manifest(ASSET).engine, kind="local"))
     assert "ARG BASE=python:3.11-slim\n" in export_run(path, "dockerfile").text
+
+
+def test_a_dockerfile_takes_wheels_that_no_index_offers_from_the_folder_of_the_run(changed: Changed) -> None:
+    lock = read_manifest(ASSET).lock
+    packed = replace(lock.packages[0], origin="editable")
+    text = export_run(changed(lock=replace(lock, packages=(packed, *lock.packages[1:]))), "dockerfile").text
+    assert "docker build -t digits-cnn -f Dockerfile runs/digits-cnn-0007\n" in text
+    assert "COPY wheels /tmp/wheels\nRUN printf" in text
+    assert "--require-hashes --find-links /tmp/wheels --requirement" in text
 
 
 def test_a_run_that_installed_nothing_has_nothing_to_export(changed: Changed) -> None:

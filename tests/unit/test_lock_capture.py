@@ -162,11 +162,18 @@ def test_the_finder_of_setuptools_is_read_and_not_run(tmp_path: Path) -> None:
 
 
 def test_an_install_from_version_control_is_marked_and_its_address_kept_nowhere(venv: Venv, tmp_path: Path) -> None:
-    venv.add("fork", {"fork/__init__.py": "x = 1\n"}, {"vcs_info": {"vcs": "git", "commit_id": "0" * 40}})
+    venv.add(
+        "fork",
+        {"a/_vendor/b-1.dist-info/RECORD": "", "fork/__init__.py": "x = 1\n"},
+        {"vcs_info": {"vcs": "git", "commit_id": "0" * 40}},
+    )
     lock, warnings = captured(tmp_path)
     assert [each.origin for each in lock.packages if each.name == "fork"] == ["vcs"]
     assert "version control" in warnings[0]
-    assert "fork-0.1.dist-info/direct_url.json" not in names_in(lock, "fork", tmp_path)
+    names = names_in(lock, "fork", tmp_path)
+    assert "fork-0.1.dist-info/direct_url.json" not in names
+    # What a package carries inside is its own affair.
+    assert "a/_vendor/b-1.dist-info/RECORD" in names
 
 
 def test_a_packed_file_keeps_the_right_to_be_executed(tmp_path: Path) -> None:
