@@ -53,12 +53,12 @@ def prepare(
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
-    if spec.environment.installed:
-        return _prepare_installed(engine, spec, cache=cache, observer=observer)
     if from_env:
         base, lock = capture_environment(engine, spec, project, cache=cache, observer=observer)
         observer.finished("lock", _describe(lock), "the active environment")
         return _install(engine, base, lock, None, cache=cache, observer=observer)
+    if spec.environment.installed:
+        return _prepare_installed(engine, spec, cache=cache, observer=observer)
     name, choices = spec.environment.requirements, choices_of(spec)
     own = None if relock else read_project_lock(project)
     if own is not None and own.captured and not (project / name).exists():
@@ -96,10 +96,20 @@ def capture_environment(
 
     Raises SpecError when the base has another Python, LockError when the environment cannot be captured.
     """
+    check_locked(spec)
     captured = inspect(observer)
     spec = replace(spec, environment=replace(spec.environment, python=captured.python))
     base, _, platform = target_of(engine, spec, cache=cache, observer=observer)
     return base, capture(captured, platform=platform, folder=project, cache=cache, observer=observer)
+
+
+def check_locked(spec: RunSpec) -> None:
+    """Raise SpecError where `spec` installs nothing, so that there is nothing to lock."""
+    if spec.environment.installed:
+        raise SpecError(
+            "there is nothing to lock: environment.installed takes the packages that lie in the base",
+            hint="leave environment.installed out (--locked) to have packages locked and installed",
+        )
 
 
 def choices_of(spec: RunSpec) -> Choices:

@@ -17,7 +17,7 @@ from reprobox.lock.requirements import find_requirements
 from reprobox.lock.resolution import Renewal, resolve
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
-from reprobox.workflow.environment import capture_environment, choices_of, target_of
+from reprobox.workflow.environment import capture_environment, check_locked, choices_of, target_of
 from reprobox.workflow.paths import storage_error
 from reprobox.workflow.run import keep_wheels
 
@@ -53,6 +53,7 @@ def make_lock(
     may move, an empty tuple lets all of them. Raises UsageError when there is nothing of that name to upgrade or the
     file is another tool's, and what resolving raises.
     """
+    check_locked(spec)
     choices = choices_of(spec)
     read = find_requirements(project, spec.environment.requirements, choices)
     path = project / PROJECT_LOCK

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import uv
 
 from tests.integration.conftest import Reprobox
 from tests.unit.lock_support import served
@@ -48,11 +50,10 @@ def descendants(image: str) -> list[str]:
     return found[1:]
 
 
-@pytest.fixture
-def base(reprobox: Reprobox, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def base(reprobox: Reprobox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A local image with Python and pip, such as python:3.11-slim is one: reprobox's Debian and this pip beside it."""
-    folder = tmp_path / "base"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("base")
     (folder / "requirements.txt").write_text("")
     built = reprobox("image", "build", "--base", "debian", "--json", folder=folder).data["image_id"]
     shutil.copytree(str(distribution("pip").locate_file("pip")), folder / "pip")
@@ -68,6 +69,20 @@ def base(reprobox: Reprobox, tmp_path: Path) -> Iterator[str]:
     docker("rmi", name)
 
 
+def built(reprobox: Reprobox, run: dict[str, object], project: Path, *context: str) -> str:
+    """Export the run's Dockerfile, build it with an index that has its wheels, and return the image."""
+    for arguments in (["dockerfile"], ["pylock", "--wheels"]):
+        target = "Dockerfile" if arguments == ["dockerfile"] else "out/pylock.toml"
+        reprobox("export", *arguments, str(run["run_dir"]), "-o", target, folder=project)
+    for wheel in (project / "out" / "wheels").iterdir():
+        folder = project / "index" / wheel.name.partition("-")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(wheel, folder)
+    with served(project / "index") as address:
+        settings = ["--quiet", "--network", "host", "--build-arg", f"PIP_INDEX_URL={address}"]
+        return docker("build", *settings, *context, text=(project / "Dockerfile").read_text())
+
+
 def test_an_exported_dockerfile_builds_an_image_with_the_packages_of_the_run(
     reprobox: Reprobox, base: str, tmp_path: Path
 ) -> None:
@@ -76,15 +91,27 @@ def test_an_exported_dockerfile_builds_an_image_with_the_packages_of_the_run(
     (project / "requirements.txt").write_text("click==8.1.7\nsix==1.17.0\n")
     (project / "train.py").write_text("import click, six\n")
     run = reprobox("run", "--json", "--base", f"local:{base}", "--", "python", "train.py", folder=project).data
-    run_dir = str(run["run_dir"])
-    reprobox("export", "dockerfile", run_dir, "-o", "Dockerfile", folder=project)
-    reprobox("export", "pylock", run_dir, "-o", "out/pylock.toml", "--wheels", folder=project)
-    for wheel in (project / "out" / "wheels").iterdir():
-        (project / "index" / wheel.name.partition("-")[0]).mkdir(parents=True)
-        shutil.copy(wheel, project / "index" / wheel.name.partition("-")[0])
-    with served(project / "index") as address:
-        index = f"PIP_INDEX_URL={address}"
-        arguments = ("build", "--quiet", "--network", "host", "--build-arg", index, "-")
-        image = docker(*arguments, text=(project / "Dockerfile").read_text())
+    image = built(reprobox, run, project, "-")
     assert docker("run", "--rm", image, "python", "-c", _LIST) == "['click==8.1.7', 'six==1.17.0']"
     assert docker("run", "--rm", image, "python", "-c", "import click, sys; print(sys.prefix)") == "/opt/env"
+
+
+def test_a_captured_environment_runs_in_a_container_and_is_exported_with_what_no_index_offers(
+    reprobox: Reprobox, base: str, tmp_path: Path
+) -> None:
+    project, venv = tmp_path / "project", tmp_path / "venv"
+    project.mkdir()
+    (project / "train.py").write_text("import click, six\nassert six.MINE == 7\n")
+    binary = uv.find_uv_bin()
+    subprocess.run([binary, "venv", "-q", "--python", sys.executable, str(venv)], check=True)
+    python = ["--python", str(venv / "bin" / "python")]
+    subprocess.run([binary, "pip", "install", "-q", *python, "click==8.1.7", "six==1.17.0"], check=True)
+    (edited,) = venv.glob("lib/python*/site-packages/six.py")
+    edited.write_text(edited.read_text() + "MINE = 7\n")
+    run = reprobox(
+        *("run", "--json", "--from-env", "--base", f"local:{base}", "--", "python", "train.py"),
+        folder=project,
+        env={"PATH": f"{venv / 'bin'}:{os.environ['PATH']}"},
+    ).data
+    image = built(reprobox, run, project, "--file", str(project / "Dockerfile"), str(run["run_dir"]))
+    assert docker("run", "--rm", image, "python", "-c", "import click, six; print(six.MINE)") == "7"

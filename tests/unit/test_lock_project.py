@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from packaging.pylock import Pylock
@@ -199,6 +200,16 @@ def test_a_damaged_lock_is_an_error_and_not_made_anew_in_silence(project: Path) 
     (project / "pylock.toml").write_text("lock-version = ")
     with pytest.raises(LockError, match=r"pylock.toml cannot be read"):
         lock(project)
+
+
+def test_where_the_base_holds_the_packages_there_is_nothing_to_lock(project: Path) -> None:
+    for more in ((), ("--from-env",)):
+        with pytest.raises(SpecError, match="there is nothing to lock"):
+            lock(project, "--installed", *more)
+    with pytest.raises(click.UsageError, match="nothing to choose"):
+        CliRunner().invoke(
+            command, ["--from-env", "--upgrade", "-C", str(project)], standalone_mode=False, catch_exceptions=False
+        )
 
 
 def test_changes_are_told_by_kind_and_sorted_by_name() -> None:
