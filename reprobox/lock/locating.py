@@ -47,6 +47,13 @@ def not_offered(missing: Sequence[LockedPackage]) -> LockError:
     """Return the error for locked wheels that nobody offers."""
     first = missing[0]
     more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    if first.origin is not None:
+        return LockError(
+            f"{first.name} {first.version} is not here: it was packed from the author's own environment "
+            f"({first.origin}), and no index offers it{more}",
+            details=tuple(f"missing: {package.file}, sha256 {package.sha256}" for package in missing),
+            hint="Keep the folder `wheels` of the run (or of the project) beside its manifest (or its pylock.toml).",
+        )
     return LockError(
         f"the lock no longer resolves: {first.name} {first.version} (file {first.file}) is not offered by "
         f"any index that you have configured{more}",

@@ -62,7 +62,7 @@ def base(reprobox: Reprobox, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "RUN rm -rf /opt/env\nENV PATH=/usr/local/bin:/usr/bin:/bin VIRTUAL_ENV=\n"
     )
     name = f"reprobox-test-export-base:{os.getpid()}"
-    docker("build", "--tag", name, str(folder))
+    docker("build", "--network", "none", "--tag", name, str(folder))
     yield name
     for image in reversed(descendants(docker("inspect", "--format", "{{.Id}}", name))):
         docker("rmi", "--force", image)
@@ -92,8 +92,11 @@ def test_an_exported_dockerfile_builds_an_image_with_the_packages_of_the_run(
     (project / "train.py").write_text("import click, six\n")
     run = reprobox("run", "--json", "--base", f"local:{base}", "--", "python", "train.py", folder=project).data
     image = built(reprobox, run, project, "-")
-    assert docker("run", "--rm", image, "python", "-c", _LIST) == "['click==8.1.7', 'six==1.17.0']"
-    assert docker("run", "--rm", image, "python", "-c", "import click, sys; print(sys.prefix)") == "/opt/env"
+    assert docker("run", "--rm", "--network", "none", image, "python", "-c", _LIST) == "['click==8.1.7', 'six==1.17.0']"
+    assert (
+        docker("run", "--rm", "--network", "none", image, "python", "-c", "import click, sys; print(sys.prefix)")
+        == "/opt/env"
+    )
 
 
 def test_a_captured_environment_runs_in_a_container_and_is_exported_with_what_no_index_offers(
@@ -114,4 +117,6 @@ def test_a_captured_environment_runs_in_a_container_and_is_exported_with_what_no
         env={"PATH": f"{venv / 'bin'}:{os.environ['PATH']}"},
     ).data
     image = built(reprobox, run, project, "--file", str(project / "Dockerfile"), str(run["run_dir"]))
-    assert docker("run", "--rm", image, "python", "-c", "import click, six; print(six.MINE)") == "7"
+    assert (
+        docker("run", "--rm", "--network", "none", image, "python", "-c", "import click, six; print(six.MINE)") == "7"
+    )
