@@ -27,13 +27,21 @@ DEFAULT_DIGEST_EVERY = 25
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
     """`python` is the minor version wanted (`3.11`; None takes the base's); `requirements` the file that names the
-    packages: requirements.txt, pyproject.toml or pylock.toml, relative to the project. With `installed` nothing is
-    locked: the base image holds the packages.
+    packages: requirements.txt, pyproject.toml or another tool's lock, relative to the project. With `installed` nothing
+    is locked: the base image holds the packages.
+
+    `groups` and `extras` are those of a pyproject.toml that are wanted beside its dependencies. `exclude_newer` is the
+    day or moment (UTC) after which whatever was published does not exist. `torch_backend` is the build of PyTorch: cpu,
+    a CUDA such as cu128, or auto (what the driver of this machine runs); None leaves it to the indexes.
     """
 
     python: str | None = None
     requirements: str = "requirements.txt"
     installed: bool = False
+    groups: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    extras: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    exclude_newer: str | None = field(default=None, metadata=OPTIONAL)
+    torch_backend: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +122,7 @@ def slug(text: str) -> str:
 
 
 # Flags are named after their fields, but for these.
-_FLAGS = {"command": "-- COMMAND", "outputs": "--output"}
+_FLAGS = {"command": "-- COMMAND", "outputs": "--output", "groups": "--group", "extras": "--extra"}
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 # No empty, `.` or `..` part, no slash at either end, no control character: such a path stays where it is put.
@@ -139,6 +147,8 @@ def _package_name(text: str) -> str | None:
 
 
 _INNER_PATH = Rule(expected="a path inside the project, relative to it", pattern=INNER_PATH_PATTERN)
+# PEP 508 and PEP 735: what an extra or a group may be called.
+_GROUP = Rule(expected="a name such as train or dev-gpu", pattern=r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _SIZE_RULE = Rule(expected="a size such as 512m, 1.5g or a number of bytes", pattern=_SIZE)
 
 RULES: Rules = {
@@ -161,6 +171,16 @@ RULES: Rules = {
     EnvironmentSpec: {
         "python": Rule(expected="a minor version from 3.10 to 3.14", pattern=r"3\.1[0-4]"),
         "requirements": _INNER_PATH,
+        "groups": _GROUP,
+        "extras": _GROUP,
+        "exclude_newer": Rule(
+            expected="a day such as 2026-05-31, or a moment such as 2026-05-31T12:00:00Z",
+            pattern=r"[0-9]{4}-[01][0-9]-[0-3][0-9](?:T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z)?",
+        ),
+        "torch_backend": Rule(
+            expected="cpu, auto, a CUDA such as cu128, a ROCm such as rocm6.3, or xpu",
+            pattern=r"cpu|auto|xpu|cu[0-9]{2,3}|rocm[0-9](?:\.[0-9]){1,2}",
+        ),
     },
     ImageSpec: {
         "base": Rule(

@@ -43,6 +43,12 @@ class Console(Observer):
         self._clear()
         click.echo(text, file=self._out)
 
+    def document(self, text: str) -> None:
+        """Write a document to standard output, exactly; with JSON it is part of the object instead."""
+        self._clear()
+        if not self.as_json:
+            click.echo(text, nl=False)
+
     def field(self, label: str, text: str) -> None:
         """Write a labelled line, labels aligned."""
         self.line(click.style(f"{label:<{LABEL_WIDTH}}", dim=True) + " " + text)

@@ -20,6 +20,7 @@ COMMANDS = {
     "pack": "Put a run and all that its replay needs into one file.",
     "doctor": "Look at what works on this machine.",
     "image": "Build the image alone.",
+    "lock": "Write the project's lock, and show what changed.",
     "export": "Write a run's environment in other tools' formats.",
 }
 

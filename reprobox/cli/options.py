@@ -38,7 +38,11 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
         },
     ),
     ("--python", "environment.python", {"help": "Python version, such as 3.11. Default: the base's."}),
-    ("--requirements", "environment.requirements", {"help": "requirements.txt, pyproject.toml or pylock.toml."}),
+    ("--requirements", "environment.requirements", {"help": "requirements.txt, pyproject.toml, or a lock."}),
+    ("--group", "environment.groups", {"multiple": True, "help": "Dependency group of pyproject.toml (repeatable)."}),
+    ("--extra", "environment.extras", {"multiple": True, "help": "Extra of pyproject.toml (repeatable)."}),
+    ("--exclude-newer", "environment.exclude_newer", {"help": "Day after which no release exists: 2026-05-31."}),
+    ("--torch-backend", "environment.torch_backend", {"help": "Build of PyTorch: cpu, auto, or a CUDA such as cu128."}),
     (
         "--installed/--locked",
         "environment.installed",

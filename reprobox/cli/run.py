@@ -14,7 +14,8 @@ from reprobox.cli.options import engine_option, json_option, overrides, project_
 @spec_options
 @engine_option
 @project_option
-@click.option("--relock", is_flag=True, help="Resolve the requirements anew, even if a lock is remembered.")
+@click.option("--relock", is_flag=True, help="Resolve the requirements anew, whatever lock there is.")
+@click.option("--from-env", is_flag=True, help="Take the packages of the active environment, exactly as installed.")
 @json_option
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(
@@ -23,6 +24,7 @@ def command(
     project: Path,
     as_json: bool,
     relock: bool,
+    from_env: bool,
     command_line: tuple[str, ...],
     **flags: Any,
 ) -> int:
@@ -38,13 +40,17 @@ def command(
     from reprobox.spec import load_spec
     from reprobox.workflow.run import run
 
+    if from_env and relock:
+        raise click.UsageError("--from-env takes what is installed; --relock has nothing to resolve")
     console = Console(as_json=as_json)
     asked = overrides(flags)
     if command_line:
         asked["command"] = list(command_line)
     spec = load_spec(project, file=spec_file, overrides=asked)
     with terminate_like_interrupt():
-        report = run(spec, project, engine=engine, cache=cache_root(), observer=console, relock=relock)
+        report = run(
+            spec, project, engine=engine, cache=cache_root(), observer=console, relock=relock, from_env=from_env
+        )
     summarise_run(report, console)
     console.result(run_result(report))
     return run_exit(report)

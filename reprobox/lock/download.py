@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -13,8 +12,8 @@ from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import LockError
 from reprobox.lock.locating import locate, not_offered
 from reprobox.lock.model import Lock, LockedPackage
-from reprobox.lock.pylock import Sources
-from reprobox.lock.requirements import read_requirements
+from reprobox.lock.pylock import Source, Sources
+from reprobox.lock.requirements import index_options
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import gather_settings
 from reprobox.lock.store import read_sources, write_sources
@@ -24,30 +23,31 @@ from reprobox.progress import Observer
 # Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
 # name, made name servers drop some: every one dropped is a wait of five seconds.
 _PARALLEL = 3
-_FIELDS = {
-    "name": re.compile(r"[a-z0-9]+(-[a-z0-9]+)*"),
-    "version": re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*"),
-    "file": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl"),
-    "sha256": re.compile(r"[0-9a-f]{64}"),
-}
 
 
 def fetch_wheels(
-    lock: Lock, *, requirements: Path | None, cache: Path, observer: Observer, verify: bool = False
+    lock: Lock,
+    *,
+    requirements: Path | None,
+    cache: Path,
+    observer: Observer,
+    verify: bool = False,
+    beside: Path | None = None,
 ) -> dict[str, Path]:
     """Return the path of every wheel of `lock` by its sha256, fetching those that the cache lacks.
 
     A wheel's bytes are hashed once, when it is stored as `wheels/<sha256>/<file>`; `verify` hashes those already there
     again and fetches what is damaged. `requirements` is the file that the lock was made from, whose own index options
-    then apply; None when there is only a manifest. Raises LockError when a wheel is offered nowhere, does not match its
-    hash or cannot be fetched, StorageError when the cache cannot be written.
+    then apply; None when there is only a manifest. What lies in the folder `beside` is taken from there. Raises
+    LockError when a wheel is offered nowhere, does not match its hash or cannot be fetched, StorageError when the cache
+    cannot be written.
     """
     for package in lock.packages:
-        _check(package)
+        package.check()
     missing = [package for package in lock.packages if not _stored(cache, package, verify)]
     if missing:
         with storage_errors(cache):
-            _fetch(missing, lock, requirements, cache, observer)
+            _fetch(missing, lock, requirements, cache, observer, beside)
     return {package.sha256: wheel_path(cache, package) for package in lock.packages}
 
 
@@ -56,7 +56,7 @@ def keep_wheel(package: LockedPackage, chunks: Callable[[], Iterable[bytes]], *,
 
     Raises LockError when it does not match its hash, StorageError when the cache cannot be written.
     """
-    _check(package)
+    package.check()
     path = wheel_path(cache, package)
     with storage_errors(cache), locked(path.parent / ".lock"):
         if _stored(cache, package, verify=False):
@@ -91,16 +91,13 @@ def wheel_path(cache: Path, package: LockedPackage) -> Path:
     return cache / "wheels" / package.sha256 / package.file
 
 
-def _check(package: LockedPackage) -> None:
-    # A lock may come from a stranger's manifest: its words become paths and lines for uv.
-    for name, pattern in _FIELDS.items():
-        value = getattr(package, name)
-        if not pattern.fullmatch(value):
-            raise LockError(
-                f"the lock holds a {name} that no wheel can have: {value!r}",
-                details=(f"in the entry of {package.name!r}",),
-                hint="The lock or manifest was damaged or made up: get it again from where it was published.",
-            )
+def store_wheel(package: LockedPackage, made: Path, cache: Path) -> None:
+    """Move a wheel that was made here, on the cache's own disk, into the cache."""
+    path = wheel_path(cache, package)
+    with locked(path.parent / ".lock"):
+        size = made.stat().st_size
+        made.replace(path)
+        write_atomically(_marker(cache, package), str(size).encode())
 
 
 def _marker(cache: Path, package: LockedPackage) -> Path:
@@ -121,11 +118,19 @@ def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
 
 
 def _fetch(
-    missing: Sequence[LockedPackage], lock: Lock, requirements: Path | None, cache: Path, observer: Observer
+    missing: Sequence[LockedPackage],
+    lock: Lock,
+    requirements: Path | None,
+    cache: Path,
+    observer: Observer,
+    beside: Path | None,
 ) -> None:
-    options = read_requirements(requirements).options if requirements is not None else IndexOptions()
+    options = index_options(requirements) if requirements is not None else IndexOptions()
     settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
     known = read_sources(cache, lock)
+    if beside is not None:
+        there = [package for package in missing if (beside / package.file).is_file()]
+        known |= {each.sha256: Source(url=(beside / each.file).absolute().as_uri(), size=None) for each in there}
     unknown = [package for package in missing if package.sha256 not in known]
     located: Sources = {}
     if unknown:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from reprobox.errors import LockError
-from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.model import Lock, LockedPackage, torch_build
 from reprobox.lock.pylock import Sources, offered_wheels
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import Settings
@@ -31,6 +32,11 @@ def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions,
     if missing:
         # A wheel that fits better may have been added to the release since; only a universal resolution lists them all.
         found |= _offered(missing, lock, options, unrestricted, None)
+    for backend in sorted({build for package in missing if (build := torch_build(package.version))}):
+        # PyTorch's CPU and CUDA builds lie on indexes of their own, which uv knows by these names.
+        wanted_there = [package for package in missing if torch_build(package.version) == backend]
+        with contextlib.suppress(LockError):
+            found |= _offered(wanted_there, lock, options, unrestricted, None, ("--torch-backend", backend))
     missing = [package for package in missing if package.sha256 not in found]
     if missing:
         raise not_offered(missing)
@@ -41,6 +47,13 @@ def not_offered(missing: Sequence[LockedPackage]) -> LockError:
     """Return the error for locked wheels that nobody offers."""
     first = missing[0]
     more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    if first.origin is not None:
+        return LockError(
+            f"{first.name} {first.version} is not here: it was packed from the author's own environment "
+            f"({first.origin}), and no index offers it{more}",
+            details=tuple(f"missing: {package.file}, sha256 {package.sha256}" for package in missing),
+            hint="Keep the folder `wheels` of the run (or of the project) beside its manifest (or its pylock.toml).",
+        )
     return LockError(
         f"the lock no longer resolves: {first.name} {first.version} (file {first.file}) is not offered by "
         f"any index that you have configured{more}",
@@ -51,22 +64,29 @@ def not_offered(missing: Sequence[LockedPackage]) -> LockError:
 
 
 def _offered(
-    packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions, settings: Settings, platform: str | None
+    packages: Sequence[LockedPackage],
+    lock: Lock,
+    options: IndexOptions,
+    settings: Settings,
+    platform: str | None,
+    arguments: tuple[str, ...] = (),
 ) -> Sources:
     text = _options_text(options) + "".join(
         f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages
     )
     try:
-        document = compile_pylock(text, settings, python=lock.python, platform=platform, arguments=("--no-deps",))
+        compiled = compile_pylock(
+            text, settings, python=lock.python, platform=platform, arguments=("--no-deps", *arguments)
+        )
     except UvFailure as failure:
         if not no_solution(failure):
             raise explain(failure, source="the lock", python=lock.python, platform=lock.platform) from None
         if len(packages) == 1:
             return {}
         # One release that is gone makes the whole resolution fail: ask for each, to name all that are gone.
-        each = [_offered([package], lock, options, settings, platform) for package in packages]
+        each = [_offered([package], lock, options, settings, platform, arguments) for package in packages]
         return {sha256: source for sources in each for sha256, source in sources.items()}
-    return offered_wheels(document, shown="uv's answer", folder=settings.folder)
+    return offered_wheels(compiled.document, shown="uv's answer", folder=settings.folder)
 
 
 def _options_text(options: IndexOptions) -> str:

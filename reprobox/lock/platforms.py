@@ -58,6 +58,11 @@ def _parts(python: str, platform: str) -> tuple[tuple[int, int], str, int]:
     return (3, int(version[1])), place[1], int(place[2])
 
 
+def architecture_of(platform: str) -> str:
+    """Return the machine of a platform as markers name it: `x86_64` or `aarch64`."""
+    return _parts("3.11", platform)[1]
+
+
 def platform_tags(platform: str) -> list[str]:
     """Return the wheel platform tags that fit, best first: `manylinux_2_36_x86_64` to the oldest, `linux_` last."""
     _, machine, newest = _parts("3.11", platform)

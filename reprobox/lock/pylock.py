@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import LockError
 from reprobox.lock.addresses import without_credentials
-from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.model import ORIGINS, Lock, LockedPackage
 from reprobox.lock.platforms import compatible_wheel_tags, marker_environment
 
 if TYPE_CHECKING:
-    from packaging.pylock import PackageWheel, Pylock
+    from packaging.pylock import Package, PackageWheel, Pylock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def select_wheels(
                 details=("found a source archive, a folder, a version-control address or a direct address",),
                 hint="Name a version of it that an index offers as a wheel.",
             )
-        locked = _locked(package.name, distribution, shown)
+        locked = _locked(package, distribution, shown)
         packages.append(locked)
         sources[locked.sha256] = _source(distribution, folder)
     return Lock(python=python, platform=platform, packages=tuple(sorted(packages, key=lambda each: each.name))), sources
@@ -130,7 +130,7 @@ class UnpromisedError(LockError):
         )
 
 
-def _locked(name: str, wheel: PackageWheel, shown: str) -> LockedPackage:
+def _locked(package: Package, wheel: PackageWheel, shown: str) -> LockedPackage:
     from packaging.utils import parse_wheel_filename
 
     sha256 = wheel.hashes.get("sha256", "").lower()
@@ -142,8 +142,19 @@ def _locked(name: str, wheel: PackageWheel, shown: str) -> LockedPackage:
         )
     # The file name is what will be installed, so its version is the one to record.
     return LockedPackage(
-        name=name, version=str(parse_wheel_filename(wheel.filename)[1]), file=wheel.filename, sha256=sha256
+        name=package.name,
+        version=str(parse_wheel_filename(wheel.filename)[1]),
+        file=wheel.filename,
+        sha256=sha256,
+        origin=_origin(package),
     )
+
+
+def _origin(package: Package) -> str | None:
+    """Return the mark that reprobox's own lock gives a packed wheel."""
+    own = (package.tool or {}).get("reprobox")
+    origin = own.get("origin") if isinstance(own, Mapping) else None
+    return origin if origin in ORIGINS else None
 
 
 def _source(wheel: PackageWheel, folder: Path) -> Source:

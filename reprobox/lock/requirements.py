@@ -7,27 +7,28 @@ every included file, entries that a lock cannot hold must be named with their li
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from reprobox.errors import SpecError
 from reprobox.lock.addresses import scrub
+from reprobox.lock.choices import Choices
+from reprobox.lock.foreign import EXPORTERS, UV_LOCK
+from reprobox.lock.pyproject import read_pyproject
 from reprobox.lock.requirements_text import IndexOptions, Line, classify_unlockable, parse_lines
 
-Kind = Literal["requirements", "pyproject", "pylock"]
+Kind = Literal["requirements", "pyproject", "pylock", "uv", "foreign"]
 
+NO_CHOICES = Choices()
 _PYLOCK_NAME = re.compile(r"pylock(\.[^.]+)?\.toml")
-_KNOWN_PATTERNS = ("requirements*.txt", "requirements*.in", "requirements/*.txt", "pyproject.toml", "pylock*.toml")
-_FOREIGN = {
-    "uv.lock": "Export it: `uv export --format pylock.toml -o pylock.toml`, then name pylock.toml.",
-    "poetry.lock": "Export it: `poetry export -o requirements.txt`, then name requirements.txt.",
-    "Pipfile.lock": "Export it: `pipenv requirements --hash > requirements.txt`, then name requirements.txt.",
-    "Pipfile": "Export it: `pipenv requirements --hash > requirements.txt`, then name requirements.txt.",
+_KNOWN_PATTERNS = (
+    "requirements*.txt", "requirements*.in", "requirements/*.txt", "pyproject.toml", "pylock*.toml", UV_LOCK, *EXPORTERS
+)  # fmt: skip
+_EXPECTED = f"expected requirements.txt, pyproject.toml, pylock.toml, {UV_LOCK}, {' or '.join(EXPORTERS)}"
+_UNREADABLE = {
+    "Pipfile": "Lock it (`pipenv lock`), then name Pipfile.lock.",
     "setup.py": "List what the program needs in requirements.txt; a setup.py would have to be executed to be read.",
     "environment.yml": "List its pip packages in requirements.txt; conda packages are not wheels.",
     "environment.yaml": "List its pip packages in requirements.txt; conda packages are not wheels.",
@@ -49,7 +50,7 @@ class Entry:
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
     """A requirements source: the file, its kind, its entries, index options it sets itself, and `content`, the bytes
-    (of every included file too) on which a resolution depends.
+    (of every included file too) on which a resolution depends. `groups_only`: a pyproject.toml without a project.
     """
 
     path: Path
@@ -57,11 +58,14 @@ class Requirements:
     entries: tuple[Entry, ...] = ()
     options: IndexOptions = field(default_factory=IndexOptions)
     content: tuple[bytes, ...] = ()
+    groups_only: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether the file is a lock already: every entry pinned to one version and to hashes."""
-        return bool(self.entries) and all(entry.pinned and entry.hashes for entry in self.entries)
+        return self.kind in ("pylock", "uv", "foreign") or (
+            bool(self.entries) and all(entry.pinned and entry.hashes for entry in self.entries)
+        )
 
     @property
     def promised(self) -> dict[str, frozenset[str]]:
@@ -74,25 +78,25 @@ class Requirements:
         return promised
 
 
-def find_requirements(project: Path, name: str) -> Requirements:
-    """Read the requirements source `name` of `project`: requirements.txt, pyproject.toml or pylock.toml.
+def find_requirements(project: Path, name: str, choices: Choices = NO_CHOICES) -> Requirements:
+    """Read the requirements source `name` of `project`: requirements.txt, pyproject.toml or a lock.
 
-    Raises SpecError when there is no such file (naming those that exist), when it is of a kind that cannot be read, or
-    when an entry of it is not a requirement or cannot be part of a lock.
+    Raises SpecError when there is no such file (naming those that exist), when it is of a kind that cannot be read or
+    leaves no room for `choices`, or when an entry of it is not a requirement or cannot be part of a lock.
     """
     path = project / name
     if path.is_file():
-        return read_requirements(path)
+        return read_requirements(path, choices)
     there = sorted(
         {found.relative_to(project).as_posix() for pattern in _KNOWN_PATTERNS for found in project.glob(pattern)}
-        | {foreign for foreign in _FOREIGN if (project / foreign).is_file()}
+        | {foreign for foreign in _UNREADABLE if (project / foreign).is_file()}
     )
-    readable = [candidate for candidate in there if candidate not in _FOREIGN]
+    readable = [candidate for candidate in there if candidate not in _UNREADABLE]
     close = difflib.get_close_matches(name, readable, n=1, cutoff=0.5) or readable[:1]
     details = ["looked in the project folder" + (", where there is: " + ", ".join(there) if there else "")]
     if path.is_dir():
         details.append("it is a folder")
-    hint = f"Did you mean {close[0]}?" if close else _FOREIGN[there[0]] if there else None
+    hint = f"Did you mean {close[0]}?" if close else _UNREADABLE[there[0]] if there else None
     raise SpecError(
         f"no such requirements file: {name}",
         details=tuple(details),
@@ -100,21 +104,41 @@ def find_requirements(project: Path, name: str) -> Requirements:
     )
 
 
-def read_requirements(path: Path) -> Requirements:
+def read_requirements(path: Path, choices: Choices = NO_CHOICES) -> Requirements:
     """Read the requirements source at `path`; raises SpecError as `find_requirements` does."""
     name = path.name
-    if name in _FOREIGN:
-        raise SpecError(
-            f"requirements cannot be read from {name}",
-            details=("expected requirements.txt, pyproject.toml or pylock.toml",),
-            hint=_FOREIGN[name],
-        )
+    if name in _UNREADABLE:
+        raise SpecError(f"requirements cannot be read from {name}", details=(_EXPECTED,), hint=_UNREADABLE[name])
     if name == "pyproject.toml":
-        return _read_pyproject(path)
+        return _read_pyproject(path, choices)
+    if name == UV_LOCK or name in EXPORTERS:
+        extras = name == UV_LOCK or EXPORTERS[name].extras
+        choices.check_room(name, groups=True, extras=extras, resolving=False)
+        kind: Kind = "uv" if name == UV_LOCK else "foreign"
+        return Requirements(path=path, kind=kind, content=(_bytes_of(path, name),))
     if _PYLOCK_NAME.fullmatch(name):
+        choices.check_room(name, groups=False, extras=False, resolving=False)
         return Requirements(path=path, kind="pylock", content=(_bytes_of(path, name),))
+    read = _read_lines(path, name, _text_of(_bytes_of(path, name), name))
+    choices.check_room(name, groups=False, extras=False, resolving=not read.complete)
+    return read
+
+
+def index_options(path: Path) -> IndexOptions:
+    """Return the index options that the requirements source at `path` sets itself; only a requirements.txt can."""
+    if path.name == "pyproject.toml" or path.name == UV_LOCK or path.name in EXPORTERS:
+        return IndexOptions()
+    return read_requirements(path).options
+
+
+def read_requirements_text(text: str, path: Path) -> Requirements:
+    """Read requirements that another tool made of the lock at `path`; errors name the lines of its answer."""
+    return _read_lines(path, f"{path.name}, exported", text)
+
+
+def _read_lines(path: Path, shown: str, text: str) -> Requirements:
     reader = _Reader()
-    reader.read(path, name, constraint=False, parents=())
+    reader.read(path, shown, text, constraint=False, parents=())
     return Requirements(
         path=path,
         kind="requirements",
@@ -132,12 +156,11 @@ class _Reader:
         self.options = IndexOptions()
         self.content: list[bytes] = []
 
-    def read(self, path: Path, shown: str, *, constraint: bool, parents: tuple[Path, ...]) -> None:
+    def read(self, path: Path, shown: str, text: str, *, constraint: bool, parents: tuple[Path, ...]) -> None:
         if path.resolve() in parents:
             raise SpecError(f"{shown} includes itself", hint="Remove the -r or -c line that leads back to it.")
-        raw = _bytes_of(path, shown)
-        self.content.append(raw)
-        for line in parse_lines(_text_of(raw, shown), shown):
+        self.content.append(text.encode())
+        for line in parse_lines(text, shown):
             for included, is_constraint in line.includes:
                 if "://" in included:
                     raise SpecError(
@@ -151,7 +174,13 @@ class _Reader:
                         f"{line.where}: no such file to include: {included}",
                         details=("paths are relative to the file that includes them",),
                     )
-                self.read(target, included, constraint=constraint or is_constraint, parents=(*parents, path.resolve()))
+                self.read(
+                    target,
+                    included,
+                    _text_of(_bytes_of(target, included), included),
+                    constraint=constraint or is_constraint,
+                    parents=(*parents, path.resolve()),
+                )
             self.options = self.options.merged(_anchored(line.options, path.parent))
             # Constraints restrict versions; they name nothing to install, and their hashes bind only what is installed.
             if line.requirement is not None:
@@ -202,43 +231,12 @@ def _entry(text: str, where: str, hashes: tuple[str, ...]) -> Entry:
     return Entry(where=where, name=canonicalize_name(requirement.name), pinned=pinned, hashes=hashes)
 
 
-def _read_pyproject(path: Path) -> Requirements:
-    raw = _bytes_of(path, path.name)
-    try:
-        document = tomllib.loads(_text_of(raw, path.name))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path.name} is not valid TOML: {error}") from error
-    project = document.get("project")
-    if not isinstance(project, dict):
-        raise SpecError(
-            f"{path.name} has no [project] table",
-            details=("project.dependencies is what is locked",),
-            hint="List the packages in project.dependencies, or name another file (requirements).",
-        )
-    if "dependencies" in _strings(project.get("dynamic", []), "project.dynamic"):
-        raise SpecError(
-            f"{path.name} leaves its dependencies to the build (project.dynamic)",
-            details=("no package code is executed to make a lock",),
-            hint="List the packages in project.dependencies or in requirements.txt.",
-        )
-    listed = _strings(project.get("dependencies", []), "project.dependencies")
-    entries = tuple(
-        _entry(text, f"{path.name}, project.dependencies[{number}]", ()) for number, text in enumerate(listed)
+def _read_pyproject(path: Path, choices: Choices) -> Requirements:
+    found = read_pyproject(_text_of(_bytes_of(path, path.name), path.name), choices)
+    entries = tuple(_entry(text, where, ()) for where, text in found.listed)
+    return Requirements(
+        path=path, kind="pyproject", entries=entries, content=(found.content,), groups_only=found.groups_only
     )
-    # Only what a resolution depends on, so that an edit of a linter's settings does not cost a new one.
-    relevant: dict[str, Any] = {
-        "dependencies": listed,
-        "requires-python": project.get("requires-python"),
-        "uv": document.get("tool", {}).get("uv"),
-    }
-    content = json.dumps(relevant, sort_keys=True, default=str).encode()
-    return Requirements(path=path, kind="pyproject", entries=entries, content=(content,))
-
-
-def _strings(value: object, key: str) -> list[str]:
-    if not isinstance(value, Iterable) or isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"pyproject.toml: {key} is not a list of strings")
-    return [str(item) for item in value]
 
 
 def _bytes_of(path: Path, shown: str) -> bytes:

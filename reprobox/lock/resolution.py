@@ -5,94 +5,161 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reprobox.cache import locked
 from reprobox.errors import LockError
+from reprobox.lock.choices import Choices
+from reprobox.lock.foreign import export_requirements_text, export_uv_lock
 from reprobox.lock.model import Lock
 from reprobox.lock.pylock import Sources, UnpromisedError, select_wheels
-from reprobox.lock.requirements import Requirements, read_requirements
+from reprobox.lock.requirements import NO_CHOICES, Requirements, read_requirements, read_requirements_text
 from reprobox.lock.settings import Settings, gather_settings
 from reprobox.lock.store import FORMAT, read_lock, write_lock, write_sources
 from reprobox.lock.uv_command import UvFailure, compile_pylock, uv_version
-from reprobox.lock.uv_words import explain
+from reprobox.lock.uv_words import explain, yanked
 from reprobox.progress import Observer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """How to resolve anew where a lock is there already.
+
+    `before` is the text of a pylock.toml whose versions stay as far as the requirements allow, but for the projects in
+    `upgrade`; None lets every version move.
+    """
+
+    before: str | None = None
+    upgrade: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The flags for `uv pip compile`; `--upgrade-package` makes it ask anew for these alone."""
+        renewed = () if self.before is not None and self.upgrade else ("--refresh",)
+        return (*renewed, *(word for name in self.upgrade for word in ("--upgrade-package", name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    read: Requirements
+    settings: Settings
+    choices: Choices
+    python: str
+    platform: str
+    renewal: Renewal | None
+    observer: Observer
+
+
 def resolve(
-    requirements: Path, *, python: str, platform: str, cache: Path, observer: Observer, refresh: bool = False
+    requirements: Path,
+    *,
+    python: str,
+    platform: str,
+    cache: Path,
+    observer: Observer,
+    choices: Choices = NO_CHOICES,
+    renewal: Renewal | None = None,
 ) -> tuple[Lock, bool]:
     """Return the lock for a requirements file and whether it came from the cache.
 
-    `python` is the minor version (`3.11`), `platform` uv's name (`platform_for`). `refresh` asks the indexes anew. The
-    caller reports the outcome; `observer` hears only what takes time, and warnings. Raises SpecError for a file that
-    does not hold requirements, LockError when they cannot be resolved to wheels.
+    `python` is the minor version (`3.11`), `platform` uv's name (`platform_for`). A `renewal` asks the indexes anew.
+    The caller reports the outcome; `observer` hears only what takes time, and warnings. Raises SpecError for a file
+    that does not hold requirements, LockError when they cannot be resolved to wheels.
     """
-    read = read_requirements(requirements)
+    read = read_requirements(requirements, choices)
     if read.kind == "pylock":
         lock, sources = _from_pylock(read, python, platform)
         write_sources(cache, lock, sources)
         return lock, False
     settings = gather_settings(requirements.absolute().parent, read.options)
-    key = _key(read, settings, python, platform)
-    if not refresh:
+    task = _Task(
+        read=read,
+        settings=settings,
+        choices=choices,
+        python=python,
+        platform=platform,
+        renewal=renewal,
+        observer=observer,
+    )
+    key = _key(task)
+    if renewal is None:
         known = read_lock(cache, key)
         if known is not None:
             return known, True
     with locked(cache / "locks" / f"{key}.lock"):
         # Another process may have made it while this one waited.
-        known = None if refresh else read_lock(cache, key)
+        known = None if renewal is not None else read_lock(cache, key)
         if known is not None:
             return known, True
         for warning in settings.warnings:
             observer.warning(warning)
         observer.working("lock", f"resolving {requirements.name}")
-        lock, sources = _resolve(read, settings, python, platform, refresh)
+        lock, sources = _resolve(task)
         write_sources(cache, lock, sources)
         write_lock(cache, key, lock)
     return lock, False
 
 
-def _key(read: Requirements, settings: Settings, python: str, platform: str) -> str:
+def _key(task: _Task) -> str:
     """Digest everything that a resolution depends on, except what the indexes offer and when."""
-    contents = [hashlib.sha256(content).hexdigest() for content in read.content]
-    parts = [FORMAT, read.kind, contents, python, platform, settings.fingerprint, uv_version()]
+    contents = [hashlib.sha256(content).hexdigest() for content in task.read.content]
+    place = [task.python, task.platform]
+    parts: list[Any] = [FORMAT, task.read.kind, contents, *place, task.settings.fingerprint, uv_version()]
+    parts.append(task.choices.as_key())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _resolve(read: Requirements, settings: Settings, python: str, platform: str, refresh: bool) -> tuple[Lock, Sources]:
-    arguments = (*settings.constraint_arguments, *(("--refresh",) if refresh else ()))
+def _resolve(task: _Task) -> tuple[Lock, Sources]:
+    read = task.read
+    if read.kind == "uv":
+        return _selected(export_uv_lock(read.path, task.choices, task.settings), task, read)
+    source: Path | str | None = None if read.groups_only else read.path
+    arguments = (*task.settings.constraint_arguments, *task.choices.arguments)
+    arguments += task.renewal.arguments if task.renewal else ()
+    if read.kind == "foreign":
+        source = export_requirements_text(read.path, task.choices)
+        read = read_requirements_text(source, read.path)
+    elif read.kind == "pyproject":
+        arguments += tuple(word for group in task.choices.groups for word in ("--group", group))
+        arguments += tuple(word for extra in task.choices.extras for word in ("--extra", extra))
     if read.complete:
         # Another tool has resolved it: take exactly what it lists, as `pip install --require-hashes` does.
         arguments += ("--no-deps",)
     try:
-        return _select(read, settings, python, platform, platform, arguments)
+        return _selected(_compiled(source, task, task.platform, arguments), task, read)
     except UnpromisedError:
         # uv names the one wheel that fits best, whatever hashes the file gives. A universal resolution names every
         # wheel of the release, and among them are those that the file was made with, if they still exist.
         if not read.complete:
             raise
-        return _select(read, settings, python, platform, None, arguments)
+        return _selected(_compiled(source, task, None, arguments), task, read)
 
 
-def _select(
-    read: Requirements,
-    settings: Settings,
-    python: str,
-    platform: str,
-    listed_for: str | None,
-    arguments: tuple[str, ...],
-) -> tuple[Lock, Sources]:
+def _compiled(
+    source: Path | str | None, task: _Task, listed_for: str | None, arguments: tuple[str, ...]
+) -> dict[str, Any]:
+    preferred = task.renewal.before if task.renewal else None
     try:
-        document = compile_pylock(read.path, settings, python=python, platform=listed_for, arguments=arguments)
+        compiled = compile_pylock(
+            source, task.settings, python=task.python, platform=listed_for, arguments=arguments, preferred=preferred
+        )
     except UvFailure as failure:
-        raise explain(failure, source=read.path.name, python=python, platform=platform) from None
+        shown = task.read.path.name
+        raise explain(failure, source=shown, python=task.python, platform=task.platform) from None
+    for warning in yanked(compiled.said):
+        task.observer.warning(warning)
+    return compiled.document
+
+
+def _selected(document: dict[str, Any], task: _Task, read: Requirements) -> tuple[Lock, Sources]:
     return select_wheels(
         document,
-        python=python,
-        platform=platform,
-        shown=read.path.name,
-        folder=settings.folder,
+        python=task.python,
+        platform=task.platform,
+        shown=task.read.path.name,
+        folder=task.settings.folder,
         promised=read.promised,
     )
 

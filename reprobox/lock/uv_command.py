@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ class UvFailure(Exception):
         self.text = text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A resolution: the pylock.toml as a dictionary, and what uv `said` on its standard error while it made it."""
+
+    document: dict[str, Any]
+    said: str
+
+
 def uv_version() -> str:
     """Return the version of uv as installed, without starting it (a warm start has no time for a process)."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import, and only a resolution needs it
@@ -37,13 +46,20 @@ def uv_version() -> str:
 
 
 def compile_pylock(
-    source: Path | str, settings: Settings, *, python: str, platform: str | None, arguments: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Run `uv pip compile` and return the pylock.toml it writes, as a dictionary.
+    source: Path | str | None,
+    settings: Settings,
+    *,
+    python: str,
+    platform: str | None,
+    arguments: tuple[str, ...] = (),
+    preferred: str | None = None,
+) -> Compiled:
+    """Run `uv pip compile` and return the pylock.toml it writes, with what it said beside it.
 
-    `source` is a requirements file, or the text of one. `platform` None asks for a universal resolution, which lists
-    every wheel of a release and not only the one that fits best. Raises UvFailure when uv fails, LockError when it
-    cannot be started.
+    `source` is a requirements file, or the text of one; None when `arguments` say what is wanted (`--group`).
+    `platform` None asks for a universal resolution, which lists every wheel of a release and not only the one that
+    fits best. `preferred` is the text of a pylock.toml whose versions are kept as far as they fit. Raises UvFailure
+    when uv fails, LockError when it cannot be started.
     """
     # The folder is ours alone (0700): pins and options in it may tell of private packages.
     with tempfile.TemporaryDirectory(prefix="reprobox-lock-") as name:
@@ -52,8 +68,10 @@ def compile_pylock(
             (private / "requirements.txt").write_text(source, encoding="utf-8")
             source = private / "requirements.txt"
         output = private / "pylock.toml"
+        if preferred is not None:
+            output.write_text(preferred, encoding="utf-8")
         place = ("--universal",) if platform is None else ("--python-platform", platform)
-        _run(
+        said = run_uv(
             [
                 *("pip", "compile", "--color", "never", "--no-progress", "--no-header", "--no-annotate"),
                 *(
@@ -70,15 +88,18 @@ def compile_pylock(
                 *("--python", sys.executable, "--no-python-downloads"),
                 *settings.arguments,
                 *arguments,
-                "--",
-                str(source.absolute()),
+                *(() if source is None else ("--", str(source.absolute()))),
             ],
             settings,
         )
-        return tomllib.loads(output.read_text(encoding="utf-8"))
+        return Compiled(document=tomllib.loads(output.read_text(encoding="utf-8")), said=said)
 
 
-def _run(arguments: list[str], settings: Settings) -> None:
+def run_uv(arguments: list[str], settings: Settings) -> str:
+    """Start uv with the user's settings, wait for it, and return what it wrote to its standard error.
+
+    Raises UvFailure when it fails, LockError when it cannot be started.
+    """
     import uv  # its search for the binary reads sysconfig, which the command line's start can do without
 
     advice = "Install reprobox again, or uv into the same environment (`pip install --force-reinstall uv`)."
@@ -98,5 +119,7 @@ def _run(arguments: list[str], settings: Settings) -> None:
         )
     except OSError as error:
         raise LockError(f"uv cannot be started: {error.strerror}", hint=advice) from error
+    said = done.stderr.decode(errors="replace")
     if done.returncode != 0:
-        raise UvFailure(done.returncode, done.stderr.decode(errors="replace"))
+        raise UvFailure(done.returncode, said)
+    return said

@@ -18,6 +18,7 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
+_YANKED = re.compile(r'warning: `([^`]+)` is yanked(?: \(reason: "(.*?)"\))?')
 _DRAWING = " ×╰─▶│├·\t"
 # What says nothing of the cause, or names flags of ours that the user never gave.
 _NOISE = ("warning: ", "Resolved ", "No solution found when", "hint: Wheels are required for")
@@ -73,6 +74,14 @@ def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> L
     )
 
 
+def yanked(said: str) -> list[str]:
+    """Return a warning for every release that uv took although its authors have withdrawn it."""
+    return [
+        f"{name} was withdrawn by its authors (yanked)" + (f": {scrub(reason)}" if reason else "") + "; choose another"
+        for name, reason in _YANKED.findall(said)
+    ]
+
+
 def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str, platform: str) -> LockError:
     wheelless = _NO_WHEELS.search(text)
     if wheelless:
@@ -83,7 +92,8 @@ def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str,
             + ("; only source archives, or wheels for other systems" if sources else ""),
             details=reason,
             hint=f"Choose another version of {name} or another Python; or build its wheel once (`pip wheel {name}`) "
-            "and name its folder with find-links. No package code is executed to make a lock.",
+            "and name its folder with find-links; or take it from an environment that has it (--from-env). No package "
+            "code is executed to make a lock.",
         )
     unknown = _UNKNOWN.search(text)
     if unknown:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from reprobox import spec
 from reprobox.fingerprint import Cpu, Gpu, Machine
 from reprobox.image.model import BaseRecord, ImageRecord
-from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.model import ORIGINS, Lock, LockedPackage
 from reprobox.manifest.model import (
     SCHEMA_VERSION,
     EngineRecord,
@@ -140,6 +140,7 @@ RULES: Rules = {
         "name": Rule(expected="a normalised project name (PEP 503)", pattern=r"[a-z0-9]+(?:-[a-z0-9]+)*"),
         "file": Rule(expected="the plain file name of a wheel", pattern=r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}\.whl"),
         "sha256": _HEX_DIGEST,
+        "origin": Rule(expected=" or ".join((", ".join(ORIGINS[:-1]), ORIGINS[-1])), choices=ORIGINS),
     },
     StreamRecord: {
         "process": COUNT,

@@ -120,9 +120,11 @@ def _data(request: PackRequest, manifest: Manifest, cache: Path, observer: Obser
 
 def _environment(request: PackRequest, manifest: Manifest, cache: Path, observer: Observer) -> list[Source]:
     sources = []
+    # Beside the manifest of a captured environment lie the wheels that no index offers.
+    own = RunPaths(root=request.manifest.absolute().parent).wheels
     if manifest.image is not None and (request.base or request.image):
         engine = open_engine("docker")
-        image = remake(engine, manifest, cache=cache, observer=observer)
+        image = remake(engine, manifest, cache=cache, observer=observer, wheels=own)
         if image.record.config_digest != manifest.image.config_digest:
             raise ImageError(
                 "the image of the run cannot be made again as it was recorded, so it cannot be packed",
@@ -130,7 +132,7 @@ def _environment(request: PackRequest, manifest: Manifest, cache: Path, observer
                 hint="pack on the machine that ran it, or leave base and image out (--no-base)",
             )
         sources = _image(image, cast(ImageStore, engine), whole=request.image, cache=cache, observer=observer)
-    wheels = fetch_wheels(manifest.lock, requirements=None, cache=cache, observer=observer)
+    wheels = fetch_wheels(manifest.lock, requirements=None, cache=cache, observer=observer, beside=own)
     packed = [
         of_file(f"{WHEELS}/{package.file}", wheels[package.sha256], sha256=package.sha256)
         for package in manifest.lock.packages

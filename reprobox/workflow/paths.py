@@ -44,6 +44,11 @@ class RunPaths:
         return self.root / "requirements.lock"
 
     @property
+    def wheels(self) -> Path:
+        """The wheels that no index offers; there only where an environment was captured that held some."""
+        return self.root / "wheels"
+
+    @property
     def archive(self) -> Path:
         """The code as one compressed tar."""
         return self.root / "code.tar.xz"

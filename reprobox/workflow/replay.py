@@ -93,7 +93,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
 
     code, packed, found = _code(request, manifest, observer)
     mounts = _data(request, manifest, cache)
-    environment = rebuild(engine, manifest, cache=cache, observer=observer)
+    wheels = RunPaths(root=request.manifest.absolute().parent).wheels
+    environment = rebuild(engine, manifest, cache=cache, observer=observer, wheels=wheels)
     observer.finished("engine", describe_engine(engine, manifest.spec))
     found += _environment_differences(manifest, environment, engine, machine)
     for difference in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from reprobox.engines import choose_engine
 from reprobox.engines.interface import DataMount, Engine
 from reprobox.errors import SpecError
 from reprobox.fingerprint import observe
+from reprobox.lock.download import wheel_path
+from reprobox.lock.model import Lock
 from reprobox.manifest.model import Manifest
 from reprobox.progress import Observer
 from reprobox.snapshot.archive import pack_archive, restore_code
@@ -35,11 +38,19 @@ class RunReport:
 
 
 def run(
-    spec: RunSpec, project: Path, *, engine: str | None, cache: Path, observer: Observer, relock: bool = False
+    spec: RunSpec,
+    project: Path,
+    *,
+    engine: str | None,
+    cache: Path,
+    observer: Observer,
+    relock: bool = False,
+    from_env: bool = False,
 ) -> RunReport:
     """Run `spec` in `project` on the engine of that name (None: docker, else local) and write its manifest.
 
-    `relock` resolves the requirements anew instead of taking the lock that was made of them before.
+    `relock` resolves the requirements anew instead of taking the lock that was made of them before; `from_env` takes
+    the packages of the active environment instead.
     Raises ReproboxError for what is wrong before the program starts; what happens later is in the report, and the
     run's folder keeps all that was recorded.
     """
@@ -48,7 +59,7 @@ def run(
     machine = observe()
     code, packed = take_code(spec, project, observer)
     data = take_data(spec, project, cache, observer)
-    environment = prepare(opened, spec, project, cache=cache, observer=observer, relock=relock)
+    environment = prepare(opened, spec, project, cache=cache, observer=observer, relock=relock, from_env=from_env)
     observer.finished("engine", describe_engine(opened, spec))
     observer.finished("seed", f"{spec.seed}, {mode(spec.deterministic)}")
 
@@ -67,11 +78,22 @@ def run(
     job = Job(spec=spec, paths=paths, engine=opened, environment=environment.handle, data=mounts)
     try:
         place_code(paths, inputs)
+        keep_wheels(environment.lock, paths.wheels, cache)
         result = execute(job, observer)
         manifest = record_run(paths, inputs, result)
     except OSError as error:
         raise storage_error(error, paths.root) from error
     return RunReport(paths=paths, manifest=manifest, result=result)
+
+
+def keep_wheels(lock: Lock, folder: Path, cache: Path) -> list[Path]:
+    """Copy the wheels that no index offers into `folder`, so that they travel with what names them."""
+    kept = []
+    for package in lock.packages:
+        if package.origin is not None:
+            folder.mkdir(exist_ok=True)
+            kept.append(Path(shutil.copyfile(wheel_path(cache, package), folder / package.file)))
+    return kept
 
 
 def place_code(paths: RunPaths, inputs: Inputs) -> None:

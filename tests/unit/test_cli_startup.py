@@ -21,7 +21,12 @@ HEAVY = [
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["run", "--help"], ["replay", "--help"], ["pack", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("run", "replay", "pack", "lock", "export")),
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import LockError, StorageError
+from reprobox.lock import locating
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.model import Lock, LockedPackage
 from reprobox.lock.pylock import Source
 from reprobox.lock.resolution import resolve
 from reprobox.lock.store import read_sources, write_sources
+from reprobox.lock.uv_command import Compiled, UvFailure
 from tests.unit.lock_support import (
     PLATFORM,
     PYTHON,
@@ -110,6 +112,38 @@ def test_wheels_that_nobody_offers_any_more_are_all_named(wheels: Path, tmp_path
         "missing: other-1.0-py3-none-any.whl",
     ]
     assert "find-links" in (caught.value.hint or "")
+
+
+def test_a_packed_wheel_is_taken_from_the_folder_beside_and_missed_in_words_of_its_own(
+    wheels: Path, tmp_path: Path
+) -> None:
+    lock = locked(make_wheel(tmp_path / "run" / "wheels", "mine", "0.1"))
+    lock = replace(lock, packages=(replace(lock.packages[0], origin="editable"),))
+    with pytest.raises(LockError, match=r"mine 0.1 is not here: it was packed from the author's own environment"):
+        fetch(lock, tmp_path / "cache")
+    beside = tmp_path / "run" / "wheels"
+    found = fetch_wheels(lock, requirements=None, cache=tmp_path / "cache", observer=Listener(), beside=beside)
+    assert sha256_of(found[lock.packages[0].sha256]) == lock.packages[0].sha256
+
+
+def test_a_build_of_torch_that_the_users_indexes_lack_is_asked_of_the_index_of_that_build(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = make_wheel(tmp_path / "theirs", "torch", "2.13.0+cpu")
+    lock = locked(wheel)
+    asked: list[tuple[str, ...]] = []
+
+    def compile_pylock(text: str, settings: object, *, arguments: tuple[str, ...], **_: object) -> Compiled:
+        asked.append(arguments)
+        if "--torch-backend" not in arguments:
+            raise UvFailure(1, "No solution found when resolving dependencies")
+        entry = {"url": wheel.as_uri(), "hashes": {"sha256": sha256_of(wheel)}}
+        package = {"name": "torch", "version": "2.13.0+cpu", "wheels": [entry]}
+        return Compiled(document={"lock-version": "1.0", "created-by": "uv", "packages": [package]}, said="")
+
+    monkeypatch.setattr(locating, "compile_pylock", compile_pylock)
+    assert list(fetch(lock, tmp_path / "cache")) == [sha256_of(wheel)]
+    assert asked[-1] == ("--no-deps", "--torch-backend", "cpu")
 
 
 def test_an_address_that_has_changed_is_looked_up_again(wheels: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from reprobox.errors import LockError, SpecError
 from reprobox.lock.export import export_requirements
 from reprobox.lock.model import Lock
-from reprobox.lock.resolution import resolve
+from reprobox.lock.resolution import Renewal, resolve
 from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, sha256_of
 
 
@@ -40,7 +40,7 @@ def lock_of(project: Path, text: str, *, name: str = "requirements.txt", refresh
         platform=PLATFORM,
         cache=project.parent / "cache",
         observer=Listener(),
-        refresh=refresh,
+        renewal=Renewal() if refresh else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reprobox.lock.uv_command import UvFailure
-from reprobox.lock.uv_words import explain, no_solution
+from reprobox.lock.uv_words import explain, no_solution, yanked
 
 CURRENT = "error: No solution found when resolving dependencies\n  cause: "
 BOXED = "  × No solution found when resolving dependencies:\n  ╰─▶ "
@@ -69,3 +69,14 @@ def test_the_reason_keeps_uvs_sentences_and_loses_layout_warnings_and_addresses(
     )
     error = explain(UvFailure(1, text), source="r.txt", python="3.11", platform="p")
     assert error.details == ("Because a depends on b>=2", "and c depends on b<2, no.", "look at (address)")
+
+
+def test_a_release_that_was_withdrawn_is_said_with_its_reason() -> None:
+    said = (
+        'Resolved 2 packages in 2ms\nwarning: `attrs==21.1.0` is yanked (reason: "Not importable; see https://x.y/z")\n'
+    )
+    assert yanked(said + "warning: `six==1` is yanked\n") == [
+        "attrs==21.1.0 was withdrawn by its authors (yanked): Not importable; see (address); choose another",
+        "six==1 was withdrawn by its authors (yanked); choose another",
+    ]
+    assert yanked("warning: something else\n") == []

@@ -234,3 +234,25 @@ def test_a_spec_becomes_data_that_gives_the_same_spec_again(load: Load) -> None:
     again, problems = build(RunSpec, spec_to_data(spec), RULES)
     assert (again, problems) == (spec, [])
     assert load(write_document(spec_to_data(spec)).decode()) == spec
+
+
+def test_what_chooses_among_packages_is_read_from_the_file_and_left_out_where_it_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "reprobox.yaml").write_text(
+        "command: [python, x.py]\nenvironment:\n  requirements: pyproject.toml\n  groups: [train]\n  extras: [gpu]\n"
+        "  exclude_newer: 2026-05-31\n  torch_backend: cu128\n"
+    )
+    environment = load_spec(tmp_path, file=None, overrides={}).environment
+    assert (environment.groups, environment.extras) == (("train",), ("gpu",))
+    assert (environment.exclude_newer, environment.torch_backend) == ("2026-05-31", "cu128")
+    plain = load_spec(tmp_path, file=None, overrides={"environment.groups": [], "environment.torch_backend": "cpu"})
+    assert "groups" not in spec_to_data(plain)["environment"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("exclude_newer", "yesterday"), ("torch_backend", "cuda"), ("groups", "[--evil]"), ("extras", "['a b']")],
+)
+def test_a_choice_among_packages_that_means_nothing_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    (tmp_path / "reprobox.yaml").write_text(f"command: [x]\nenvironment:\n  {field}: {value}\n")
+    with pytest.raises(SpecError, match=f"environment.{field}"):
+        load_spec(tmp_path, file=None, overrides={})
