@@ -139,16 +139,11 @@ class Audit:
         module.seed = self._seeding(module.seed, "random.seed()")
 
     def _hook_uuid(self, module: Any) -> None:
-        original = module.uuid1
-
-        @functools.wraps(original)
-        def uuid1(*args: Any, **kwargs: Any) -> Any:
+        def note(*args: Any, **kwargs: Any) -> None:
             if not args and not kwargs:
-                with contextlib.suppress(Exception):
-                    self._on_random("uuid.uuid1", callers.calling_frame(1))
-            return original(*args, **kwargs)
+                self._on_random("uuid.uuid1", callers.calling_frame(2))
 
-        module.uuid1 = uuid1
+        module.uuid1 = hooks.preceded(module.uuid1, note)
 
     def _hook_numpy(self, module: Any) -> None:
         module.seed = self._seeding(module.seed, "numpy.random.seed()")
@@ -166,23 +161,19 @@ class Audit:
         name = name or "%s.%s" % (getattr(original, "__module__", None) or "numpy.random", original.__name__)
         label = "the time as seed of %s" % name
 
-        @functools.wraps(original)
-        def seeding(*args: Any, **kwargs: Any) -> Any:
+        def note(*args: Any, **kwargs: Any) -> None:
             value = args[0] if args else next(iter(kwargs.values()), None)
             what = fresh if value is None else label if self.is_time(value) else None
             if what is not None:
-                self.note_seed(what, callers.calling_frame(1))
-            return original(*args, **kwargs)
+                self.note_seed(what, callers.calling_frame(2))
 
-        return seeding
+        return hooks.preceded(original, note)
 
     def _fresh(self, original: Any, what: str) -> Any:
-        @functools.wraps(original)
-        def fresh(*args: Any, **kwargs: Any) -> Any:
-            self.note_seed(what, callers.calling_frame(1))
-            return original(*args, **kwargs)
+        def note(*args: Any, **kwargs: Any) -> None:
+            self.note_seed(what, callers.calling_frame(2))
 
-        return fresh
+        return hooks.preceded(original, note)
 
     def is_time(self, value: object) -> bool:
         """Say whether a seed is the time, in seconds, milli-, micro- or nanoseconds, or in ms cut to 32 bits."""

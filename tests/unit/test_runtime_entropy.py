@@ -185,6 +185,20 @@ def test_the_hooks_do_not_show(guest: Guest) -> None:
     assert guest.run(code)[0] == "['<module>']\n"
 
 
+def test_seeding_that_fails_shows_no_frame_of_ours(guest: Guest) -> None:
+    code = """\
+    import random, traceback, uuid
+    for wrong in (lambda: random.seed([]), lambda: random.Random([]), lambda: uuid.uuid1(node="x")):
+        try:
+            wrong()
+        except Exception as error:
+            print(*[frame.filename for frame in traceback.extract_tb(error.__traceback__)])
+    """
+    lines = guest.run(code)[0].splitlines()
+    assert len(lines) == 3
+    assert not [line for line in lines if "reprobox" in line]
+
+
 def test_hash_randomisation_is_noted(guest: Guest) -> None:
     found = guest.run("pass", PYTHONHASHSEED="random")[1]["entropy"]
     assert [each["where"] for each in found] == ["environment"]
