@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 import time
+import types
 from types import FrameType
 from typing import Any, Callable
 
@@ -146,8 +147,19 @@ class Audit:
         module.uuid1 = hooks.preceded(module.uuid1, note)
 
     def _hook_numpy(self, module: Any) -> None:
+        def note(seed: Any) -> None:
+            if any(self.is_time(each) for each in (seed if isinstance(seed, (list, tuple)) else (seed,))):
+                self.note_seed("the time as seed of a NumPy generator", callers.calling_frame(2))
+
         module.seed = self._seeding(module.seed, "numpy.random.seed()")
-        module.default_rng = self._seeding(module.default_rng, None, "numpy.random.default_rng")
+        # NumPy's generators are types that take no hook, and users test for them. Every seed goes through one of two
+        # functions, though: this one, and `operator.index` for RandomState(...).
+        source: Any = sys.modules["numpy.random.bit_generator"]
+        source._coerce_to_uint32_array = hooks.preceded(source._coerce_to_uint32_array, note)
+        legacy: Any = sys.modules["numpy.random._mt19937"]
+        own = types.ModuleType("operator")
+        own.__dict__.update(vars(legacy.operator), index=hooks.preceded(legacy.operator.index, note))
+        legacy.operator = own
 
     def _hook_torch(self, module: Any) -> None:
         for owner in (module, module.random):
@@ -156,10 +168,10 @@ class Audit:
         for name in ("seed", "seed_all"):
             setattr(module.cuda, name, self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name))
 
-    def _seeding(self, original: Any, fresh: str | None, name: str | None = None) -> Any:
+    def _seeding(self, original: Any, fresh: str | None) -> Any:
         """Wrap a function that takes a seed: note a seed that is the time, and `fresh` where no seed is given."""
-        name = name or "%s.%s" % (getattr(original, "__module__", None) or "numpy.random", original.__name__)
-        label = "the time as seed of %s" % name
+        module = original.__module__ or "numpy.random"  # whose functions are methods of a hidden generator
+        label = "the time as seed of %s.%s" % (module, original.__name__)
 
         def note(*args: Any, **kwargs: Any) -> None:
             value = args[0] if args else next(iter(kwargs.values()), None)
@@ -182,6 +194,8 @@ class Audit:
                 value = float(value)
             except ValueError:
                 return False
+        if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+            value = value.item()  # type: ignore[attr-defined]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value == self._run_seed:
             return False
         now = time.time()
