@@ -230,13 +230,13 @@ class Audit:
 
     def _on_listing(self, what: str, frame: FrameType) -> None:
         found, through = _through(_LISTING_MODULES, frame)
-        if found is None or callers.kind_of(found) != USER:
+        if found is None or not callers.reads_data(found):
             return
         caller = found.f_back
         key = (found.f_code, found.f_lasti, caller and caller.f_code, caller and caller.f_lasti)
         matters = self._listings.get(key)
         if matters is None:
-            from . import listings  # `ast` is only loaded when the user's code lists a directory
+            from . import listings  # `ast` is only loaded when the user's data is listed
 
             matters = self._listings[key] = listings.order_matters(found)
         if matters:
