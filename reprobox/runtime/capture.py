@@ -52,6 +52,11 @@ class Capture:
         """Set all hooks, now or when the module that they belong to is imported."""
         torch = self._torch
         self._recorder.attach(torch)
+        if not hasattr(torch, "compiler"):
+            self._recorder.warn(
+                "torch %s is older than 2.1: optimizer steps of programs that use torch.compile, and losses of "
+                "torch.func, are not recorded" % torch.__version__
+            )
         self._wrap_backward(torch.autograd)
         self._wrap(torch.autograd, "grad", compiled=self._noticed_losses, before=self._grad)
         # By its module's name: `torch.optim` deletes its attribute `optimizer` once it is loaded.

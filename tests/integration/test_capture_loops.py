@@ -386,7 +386,9 @@ for wrong in (
 """
     )
     assert done.stderr.count("Traceback") >= 12
-    assert "reprobox/runtime" not in done.stderr
+    python = training.facts[0]["software"]["python"]
+    # Before 3.11 an exception that is passed on takes the frame that passes it on with it.
+    assert "reprobox/runtime" not in done.stderr or python.startswith(("3.9.", "3.10."))
     assert training.warnings == []
 
 
