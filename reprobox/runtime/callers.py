@@ -9,6 +9,8 @@ from types import FrameType
 USER, LIBRARY, TORCH, STDLIB, OWN = "user", "library", "torch", "stdlib", "reprobox"
 
 _TORCH_PACKAGES = ("torch", "torchgen", "functorch", "triton")
+# They list the user's data on the user's behalf, and not all of them in order (torchvision's Kitti and Cityscapes).
+_DATA_MODULES = ("torchvision.datasets",)
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _own_folder = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _stdlib_folder = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -24,6 +26,12 @@ def kind_of(frame: FrameType) -> str:
     if kind is None:
         kind = _kinds[name] = _kind(name)
     return kind
+
+
+def reads_data(frame: FrameType) -> bool:
+    """Say whether the code in a frame is the user's, or a library's that reads data on the user's behalf."""
+    kind = kind_of(frame)
+    return kind == USER or (kind == LIBRARY and str(frame.f_globals.get("__name__")).startswith(_DATA_MODULES))
 
 
 def module_of(frame: FrameType) -> str:

@@ -17,6 +17,17 @@ from . import hooks
 from .loaders import LOADER_NUMBER
 from .recorder import Recorder
 
+_UNSCALED = (None, 1.0, None)
+
+
+class _Thread(threading.local):
+    """What this thread is doing: is it inside a backward pass, and what is its next loss multiplied by?"""
+
+    # Of the class, as looking up what a thread-local object does not have is slow.
+    inside = False
+    factor = 1.0
+    steps_before = 0
+
 
 class Capture:
     """The hooks of one process, all of which report to one recorder."""
@@ -25,7 +36,8 @@ class Capture:
         """Prepare; `attach` sets the hooks."""
         self._torch = torch
         self._recorder = recorder
-        self._thread = threading.local()
+        self._thread = _Thread()
+        self._graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
         # By id: a tensor that is known to be a loss times a number, times a tensor (of a GradScaler) if there is one.
         self._scaled: dict[int, tuple[weakref.ref[Any], float, Any]] = {}
         self._graph: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
@@ -41,6 +53,11 @@ class Capture:
         """Set all hooks, now or when the module that they belong to is imported."""
         torch = self._torch
         self._recorder.attach(torch)
+        if not hasattr(torch, "compiler"):
+            self._recorder.warn(
+                "torch %s is older than 2.1: optimizer steps of programs that use torch.compile, and losses of "
+                "torch.func, are not recorded" % torch.__version__
+            )
         self._wrap_backward(torch.autograd)
         self._wrap(torch.autograd, "grad", compiled=self._noticed_losses, before=self._grad)
         # By its module's name: `torch.optim` deletes its attribute `optimizer` once it is loaded.
@@ -68,19 +85,19 @@ class Capture:
         """Record the roots of a backward pass."""
         for tensor in tensors:
             if isinstance(tensor, self._torch.Tensor):  # the others are edges of a graph, which have no value
-                self._loss(tensor, "backward")
+                self._loss(tensor)
 
-    def _loss(self, tensor: Any, event: str) -> None:
-        _, factor, scale = self._scaled.get(id(tensor), (None, 1.0, None))
-        factor *= getattr(self._thread, "factor", 1.0)
-        value = tensor.detach()
-        if hasattr(value, "to_local"):
-            value = value.to_local()
-        if self._capturing(value):
+    def _loss(self, tensor: Any, event: str = "backward") -> None:
+        _, factor, scale = self._scaled.get(id(tensor), _UNSCALED)
+        factor *= self._thread.factor
+        if hasattr(tensor, "to_local"):
+            tensor = tensor.detach().to_local()
+        if self._graph is not None and self._capturing(tensor):
             # The copy is part of the graph: after each replay it holds that replay's loss.
-            self._later(self._recorder.loss, value.clone(), event, factor, None if scale is None else scale.clone())
+            value = tensor.detach().clone()
+            self._later(self._recorder.loss, value, event, factor, None if scale is None else scale.clone())
         else:
-            self._recorder.loss(value, event, factor, scale)
+            self._recorder.loss(tensor, event, factor, scale)
 
     def _grad(self, outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any) -> None:
         """Record `torch.autograd.grad` where it is the training's own: of one scalar, for parameters, and final.
@@ -111,7 +128,7 @@ class Capture:
     def _step(self, optimizer: Any) -> None:
         # A fused optimizer that steps under a GradScaler is told on the device whether to do nothing.
         skipped = getattr(optimizer, "found_inf", None)
-        if self._capturing(None):
+        if self._graph is not None and self._capturing(None):
             self._later(self._recorder.step, optimizer, skipped)
         else:
             self._recorder.step(optimizer, skipped)
@@ -121,8 +138,7 @@ class Capture:
 
         The engine runs CUDA's part of a pass in threads of its own, and only torch knows what these are doing.
         """
-        current = getattr(self._torch._C, "_current_graph_task_id", None)
-        return getattr(self._thread, "inside", False) or (current is not None and current() != -1)
+        return self._thread.inside or self._graph_task() != -1
 
     def _remember_scale(self, tensor: Any, factor: float, scale: Any) -> None:
         if not isinstance(tensor, self._torch.Tensor):
@@ -133,7 +149,7 @@ class Capture:
     # CUDA graphs: what is captured happens at each replay
 
     def _capturing(self, value: Any) -> bool:
-        if self._graph is None or (value is not None and value.device.type != "cuda"):
+        if value is not None and value.device.type != "cuda":
             return False
         return bool(self._torch.cuda.is_current_stream_capturing())
 
@@ -160,9 +176,11 @@ class Capture:
             try:
                 if self._nested():
                     return original(tensors, *args, **kwargs)
-                if not isinstance(tensors, torch.Tensor):
+                if isinstance(tensors, torch.Tensor):
+                    self._guarded(self._loss, tensors)
+                else:
                     tensors = tuple(tensors) if hasattr(tensors, "__next__") else tensors
-                self._guarded(self._losses, tensors if isinstance(tensors, (tuple, list)) else (tensors,))
+                    self._guarded(self._losses, tensors if isinstance(tensors, (tuple, list)) else (tensors,))
                 thread.inside = True
                 try:
                     return original(tensors, *args, **kwargs)
@@ -285,7 +303,7 @@ class Capture:
 
         def scaled(result: Any, scaler: Any, outputs: Any) -> None:
             if scaler.is_enabled():
-                _, factor, _ = self._scaled.get(id(outputs), (None, 1.0, None))
+                _, factor, _ = self._scaled.get(id(outputs), _UNSCALED)
                 self._remember_scale(result, factor, scaler._scale)
 
         def stepped(result: Any, scaler: Any, optimizer: Any, state: Any, *args: Any, **kwargs: Any) -> None:

@@ -12,9 +12,10 @@ import ctypes
 from typing import Any, Iterable
 
 # Elements weighted at a time: bounds the memory that a digest takes (two tensors of 8 bytes an element), so that it
-# stays in the cache: a large GPU's, or one CPU core's (measured: 1.2 ns an element, against 4.2 with the GPU's chunks).
+# stays in the cache: a large GPU's, or one CPU core's, whose training loses little of it (measured on 85,000 parameters
+# right after a step: 300 us, against 430 with four times that).
 CHUNK = 1 << 21
-CPU_CHUNK = 1 << 16
+CPU_CHUNK = 1 << 14
 # Tensors of at most that many elements are joined before they are weighted.
 SMALL = 1 << 14
 _ALL = (1 << 64) - 1
@@ -78,8 +79,11 @@ class Digester:
         return value.reshape(-1).view(self._words[value.element_size()])
 
     def _sum(self, words: Any, first: int) -> Any:
-        """Return the weighted sum of a row; multiplying promotes the words to int64 without a copy of them."""
-        return (words * self._weight(words.device, words.numel(), first)).sum()
+        """Return the weighted sum of a row."""
+        weight = self._weight(words.device, words.numel(), first)
+        if words.is_cpu:
+            return self._torch.dot(words.long(), weight)  # a third faster; only CPUs have it for integers
+        return (words * weight).sum()  # promotes the words to int64 without a copy of them
 
     def _weight(self, device: Any, size: int, first: int) -> Any:
         known = self._weights.get((device, first))

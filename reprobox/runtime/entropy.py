@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 import time
+import types
 from types import FrameType
 from typing import Any, Callable
 
@@ -142,20 +143,26 @@ class Audit:
         module.seed = self._seeding(module.seed, "random.seed()")
 
     def _hook_uuid(self, module: Any) -> None:
-        original = module.uuid1
-
-        @functools.wraps(original)
-        def uuid1(*args: Any, **kwargs: Any) -> Any:
+        def note(*args: Any, **kwargs: Any) -> None:
             if not args and not kwargs:
-                with contextlib.suppress(Exception):
-                    self._on_random("uuid.uuid1", callers.calling_frame(1))
-            return original(*args, **kwargs)
+                self._on_random("uuid.uuid1", callers.calling_frame(2))
 
-        module.uuid1 = uuid1
+        module.uuid1 = hooks.preceded(module.uuid1, note)
 
     def _hook_numpy(self, module: Any) -> None:
+        def note(seed: Any) -> None:
+            if any(self.is_time(each) for each in (seed if isinstance(seed, (list, tuple)) else (seed,))):
+                self.note_seed("the time as seed of a NumPy generator", callers.calling_frame(2))
+
         module.seed = self._seeding(module.seed, "numpy.random.seed()")
-        module.default_rng = self._seeding(module.default_rng, None, "numpy.random.default_rng")
+        # NumPy's generators are types that take no hook, and users test for them. Every seed goes through one of two
+        # functions, though: this one, and `operator.index` for RandomState(...).
+        source: Any = sys.modules["numpy.random.bit_generator"]
+        source._coerce_to_uint32_array = hooks.preceded(source._coerce_to_uint32_array, note)
+        legacy: Any = sys.modules["numpy.random._mt19937"]
+        own = types.ModuleType("operator")
+        own.__dict__.update(vars(legacy.operator), index=hooks.preceded(legacy.operator.index, note))
+        legacy.operator = own
 
     def _hook_torch(self, module: Any) -> None:
         for owner in (module, module.random):
@@ -164,34 +171,28 @@ class Audit:
         for name in ("seed", "seed_all"):
             setattr(module.cuda, name, self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name))
 
-    def _seeding(self, original: Any, fresh: str | None, name: str | None = None) -> Any:
-        """Wrap a function that takes a seed: note a seed that is the time, and `fresh` where no seed is given.
-
-        One without a `name` of its own seeds a generator that everyone draws from: a seed of the program's is noted.
+    def _seeding(self, original: Any, fresh: str | None) -> Any:
+        """Wrap a function that seeds a generator which everyone draws from: note a seed that is the time, `fresh` where
+        no seed is given, and a seed of the program's own.
         """
-        everyones = name is None
-        name = name or "%s.%s" % (getattr(original, "__module__", None) or "numpy.random", original.__name__)
+        name = "%s.%s" % (original.__module__ or "numpy.random", original.__name__)  # methods of a hidden generator
         label = "the time as seed of %s" % name
 
-        @functools.wraps(original)
-        def seeding(*args: Any, **kwargs: Any) -> Any:
+        def note(*args: Any, **kwargs: Any) -> None:
             value = args[0] if args else next(iter(kwargs.values()), None)
             what = fresh if value is None else label if self.is_time(value) else None
             if what is not None:
-                self.note_seed(what, callers.calling_frame(1))
-            elif everyones and isinstance(value, int) and value != self._run_seed:
-                self.note_own_seed(name, value, callers.calling_frame(1))
-            return original(*args, **kwargs)
+                self.note_seed(what, callers.calling_frame(2))
+            elif isinstance(value, int) and value != self._run_seed:
+                self.note_own_seed(name, value, callers.calling_frame(2))
 
-        return seeding
+        return hooks.preceded(original, note)
 
     def _fresh(self, original: Any, what: str) -> Any:
-        @functools.wraps(original)
-        def fresh(*args: Any, **kwargs: Any) -> Any:
-            self.note_seed(what, callers.calling_frame(1))
-            return original(*args, **kwargs)
+        def note(*args: Any, **kwargs: Any) -> None:
+            self.note_seed(what, callers.calling_frame(2))
 
-        return fresh
+        return hooks.preceded(original, note)
 
     def is_time(self, value: object) -> bool:
         """Say whether a seed is the time, in seconds, milli-, micro- or nanoseconds, or in ms cut to 32 bits."""
@@ -200,6 +201,8 @@ class Audit:
                 value = float(value)
             except ValueError:
                 return False
+        if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+            value = value.item()  # type: ignore[attr-defined]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value == self._run_seed:
             return False
         now = time.time()
@@ -245,13 +248,13 @@ class Audit:
 
     def _on_listing(self, what: str, frame: FrameType) -> None:
         found, through = _through(_LISTING_MODULES, frame)
-        if found is None or callers.kind_of(found) != USER:
+        if found is None or not callers.reads_data(found):
             return
         caller = found.f_back
         key = (found.f_code, found.f_lasti, caller and caller.f_code, caller and caller.f_lasti)
         matters = self._listings.get(key)
         if matters is None:
-            from . import listings  # `ast` is only loaded when the user's code lists a directory
+            from . import listings  # `ast` is only loaded when the user's data is listed
 
             matters = self._listings[key] = listings.order_matters(found)
         if matters:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import weakref
 from typing import Any, Callable
+
+from . import hooks
 
 LIMIT = 5
 
@@ -19,8 +20,7 @@ def watch(module: Any, warn: Callable[[str], None]) -> None:
     counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
     original = module.DataLoader.__iter__
 
-    @functools.wraps(original)
-    def __iter__(self: Any) -> Any:
+    def count(self: Any) -> None:
         torch = sys.modules["torch"]
         if torch.is_grad_enabled():
             counts[self] = counts.get(self, 0) + 1
@@ -29,6 +29,5 @@ def watch(module: Any, warn: Callable[[str], None]) -> None:
                     "more than %d epochs were trained in fast mode: on a GPU nobody, you included, will get these "
                     "losses again; set `deterministic: true` for results that count" % LIMIT
                 )
-        return original(self)
 
-    module.DataLoader.__iter__ = __iter__
+    module.DataLoader.__iter__ = hooks.preceded(original, count)

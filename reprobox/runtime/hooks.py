@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -57,6 +58,22 @@ def _watch(spec: ModuleSpec) -> None:
     with contextlib.suppress(AttributeError):
         # On the instance, not by a wrapper class: inspect, pkgutil and pickle look at the loader's type.
         loader.exec_module = exec_module
+
+
+def preceded(original: Any, before: Callable[..., None]) -> Any:
+    """Return a function that calls `before` with its arguments, drops what that raises, and calls `original`."""
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(Exception):
+            before(*args, **kwargs)
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            without_own_frame(error)
+            raise
+
+    return wrapper
 
 
 def without_own_frame(error: BaseException) -> None:

@@ -13,7 +13,7 @@ import linecache
 from types import FrameType
 from typing import Iterator, Optional, Tuple
 
-from .callers import USER, kind_of
+from .callers import reads_data
 
 # Put their argument in order; a variable that is given to one of them anywhere in its scope counts as sorted.
 _SORTING = frozenset(
@@ -39,11 +39,11 @@ _trees: dict[str, ast.Module | None] = {}
 def order_matters(frame: FrameType) -> bool:
     """Return whether what the call that `frame` is in the middle of returns is kept in the order it comes in.
 
-    A list that the caller returns is followed to the caller's caller, as long as that is the user's code too.
+    A list that the caller returns is followed to the caller's caller, as long as that one reads data too.
     """
     current: FrameType | None = frame
     for _ in range(_MAX_CALLERS):
-        if current is None or kind_of(current) != USER:
+        if current is None or not reads_data(current):
             return True
         tree = _tree(current)
         verdict = _judge(tree, _span(current)) if tree is not None else True

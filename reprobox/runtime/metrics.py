@@ -42,12 +42,12 @@ def _bits_of(name: str, value: Any) -> tuple[str, str]:
         raise ValueError("a metric's name is made of letters, digits, _ . / - and blanks, found %r" % name)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor) and value.numel() == 1:
-        from .recorder import bits_of
+        from .bits import bits_of, number_of
 
         host = value.detach().cpu().reshape(())
         dtype = str(host.dtype).replace("torch.", "")
         if dtype in _LAYOUTS or dtype == "bfloat16":
-            return dtype, bits_of(torch, host, dtype)
+            return dtype, bits_of(number_of(host), dtype)
         value = host.item()
     dtype = str(getattr(value, "dtype", ""))
     if dtype and getattr(value, "size", 0) == 1:

@@ -11,7 +11,8 @@ import time
 import weakref
 from typing import Any, Callable
 
-from . import protocol
+from . import lines, protocol
+from .bits import DTYPES, number_of
 from .seeding import distributed_rank
 
 FLUSH_SECONDS = 0.2
@@ -38,6 +39,7 @@ class Recorder:
         self._digest_every = digest_every
         self._warnings: list[str] = []
         self._torch: Any = None
+        self._dtypes: dict[Any, str] = {}
         self._digester: Any = None
         self._parameters: Any = None
         # Streams of processes that train beside their parent are numbered after its own.
@@ -52,10 +54,12 @@ class Recorder:
         self._lock = threading.RLock()
         self._number: int | None = None
         self._stream: int | None = None
-        # Finished lines, or (slots, render) while what they need is still on its device.
+        # Finished lines, or (render, what is known, slots) of those to be made when they are written: what the slots
+        # hold may still be on its device.
         self._entries: list[Any] = []
         self._rings: dict[tuple[Any, Any, Any], Any] = {}
-        self._optimizers: weakref.WeakKeyDictionary[Any, _Tracked] = weakref.WeakKeyDictionary()
+        # By id, as long as the optimizer lives.
+        self._optimizers: dict[int, _Tracked] = {}
         self._tracked: list[_Tracked] = []
         # By data loader: the optimizer step from which on the next of its batches is digested.
         self._batch_due: dict[int, int] = {}
@@ -89,6 +93,7 @@ class Recorder:
         from .unseen import Parameters
 
         self._torch = torch
+        self._dtypes = {getattr(torch, name): name for name in DTYPES}
         self._digester = Digester(torch)
         self._parameters = Parameters(torch)
 
@@ -115,32 +120,27 @@ class Recorder:
             sys.modules["multiprocessing.util"].Finalize(None, self.finish, exitpriority=-100)
 
     def loss(self, value: Any, event: str = "backward", factor: float = 1.0, scale: Any = None) -> None:
-        """Record a loss: a detached tensor, how its gradients were asked for, and what it is known to be scaled by.
+        """Record a loss: a tensor, how its gradients were asked for, and what it is known to be scaled by.
 
         `factor` is a number, `scale` a one-element tensor beside it or None. The bits are copied at once.
         """
-        if value.device.type == "meta":
+        if value.is_meta:
             return
         if self.losses == 0:
             self._training_begins()
         if value.numel() != 1:
-            value = value.double().sum()  # backward(gradient=...) on a whole tensor: one number stands for it
-        dtype = str(value.dtype)[6:]
-        prefix = "loss\t%d\t%d\t%s\t" % (self.losses, self.steps, dtype)
+            value = value.detach().double().sum()  # backward(gradient=...): one number stands for the whole tensor
+        dtype = self._dtypes.get(value.dtype)
+        if dtype is None:
+            raise TypeError("a loss of dtype %s" % value.dtype)
+        known = (self.losses, self.steps, dtype, event, factor)
         self.losses += 1
-        if scale is None:
-            suffix = "\n" if event == "backward" and factor == 1.0 else "\t%s\t%s\n" % (event, _decimal(factor))
-            if value.device.type == "cpu":
-                self._entries.append(prefix + bits_of(self._torch, value, dtype) + suffix)
-            else:
-                self._later([value], lambda host: prefix + bits_of(self._torch, host, dtype) + suffix)
+        if scale is not None:
+            self._later(lines.scaled_loss, known, [value.detach(), scale.detach()])
+        elif value.is_cpu:
+            self._entries.append((lines.loss, (*known, number_of(value)), ()))
         else:
-
-            def render(host: Any, scaled: Any) -> str:
-                bits = bits_of(self._torch, host, dtype)
-                return "%s%s\t%s\t%s\n" % (prefix, bits, event, _decimal(factor * scaled.item()))
-
-            self._later([value, scale.detach()], render)
+            self._later(lines.loss_on_host, known, [value.detach()])
 
     def step(self, optimizer: Any, skipped: Any = None) -> None:
         """Record that an optimizer stepped; `skipped` is a one-element tensor that says (not 0) that it did nothing."""
@@ -149,10 +149,12 @@ class Recorder:
         self._entries.append("step\t%d\t%d\n" % (at, tracked.ordinal))
         self.steps += 1
         if skipped is not None:
-            line = "skip\t%d\t%d\n" % (at, tracked.ordinal)
-            self._later([skipped.detach()], lambda found: line if found.item() else "")
+            self._later(lines.skipped, (at, tracked.ordinal), [skipped.detach()])
         first = tracked.steps == 0
-        tracked.stepped(self.losses)
+        tracked.steps += 1
+        if tracked.losses == self.losses:
+            tracked.blind += 1
+        tracked.losses = self.losses
         if self._digest_every and (first or tracked.steps % self._digest_every == 0):
             self._digest(at, tracked, first)
 
@@ -185,16 +187,18 @@ class Recorder:
         self._batches_before_training = []
 
     def _track(self, optimizer: Any) -> _Tracked:
-        tracked = self._optimizers.get(optimizer)
+        key = id(optimizer)
+        tracked = self._optimizers.get(key)
         if tracked is None:
             if not self._tracked:
                 self._training_begins()
-            tracked = self._optimizers[optimizer] = _Tracked(len(self._tracked), type(optimizer).__name__)
+            tracked = self._optimizers[key] = _Tracked(len(self._tracked), type(optimizer).__name__)
             self._tracked.append(tracked)
             # The parameters live as long as the optimizer, which holds them anyway. When it goes away before the
             # program ends, as at the end of a function, its finalizer still sees them.
-            weakref.finalize(optimizer, self._optimizer_gone, tracked, self._pid).atexit = False
-        tracked.remember(optimizer)
+            weakref.finalize(optimizer, self._optimizer_gone, key, tracked, self._pid).atexit = False
+        if len(optimizer.param_groups) != tracked.groups:
+            tracked.remember(optimizer.param_groups)
         return tracked
 
     def _digest(self, at: int, tracked: _Tracked, first: bool) -> None:
@@ -218,15 +222,15 @@ class Recorder:
 
         start = "digest\t%d\t%s\t%d\t" % (at, what, number)
         sizes, *tensors = sums
-        if all(each.device.type == "cpu" for each in tensors):
+        if all(each.is_cpu for each in tensors):
             return start + combined(sums) + "\n"
-        return self._under_way(tensors, lambda *host: start + combined((sizes, *host)) + "\n")
+        return self._under_way(lines.digest, (start, sizes), tensors)
 
-    def _later(self, values: list[Any], render: Callable[..., str]) -> None:
-        self._entries.append(self._under_way(values, render))
+    def _later(self, render: Callable[..., str], known: tuple[Any, ...], values: list[Any]) -> None:
+        self._entries.append(self._under_way(render, known, values))
 
-    def _under_way(self, values: list[Any], render: Callable[..., str]) -> Any:
-        """Return the entry for a line that `render` makes of one-element tensors once they are on the host."""
+    def _under_way(self, render: Callable[..., str], known: tuple[Any, ...], values: list[Any]) -> Any:
+        """Return the entry of `render(*known, *hosts)`, for when these one-element tensors are on the host."""
         from .device_ring import DeviceRing
 
         slots = []
@@ -237,10 +241,11 @@ class Recorder:
             if ring is None:
                 ring = self._rings[key] = DeviceRing(self._torch, value.device, value.dtype, stream)
             slots.append(ring.put(value))
-        return slots, render
+        return render, known, slots
 
-    def _optimizer_gone(self, tracked: _Tracked, pid: int) -> None:
+    def _optimizer_gone(self, key: int, tracked: _Tracked, pid: int) -> None:
         if pid == os.getpid():
+            del self._optimizers[key]
             self._settle(tracked)
 
     def _settle(self, tracked: _Tracked) -> None:
@@ -253,20 +258,20 @@ class Recorder:
         self._flushed = time.monotonic()
         for ring in self._rings.values():
             ring.send()
-        lines: list[str] = []
+        finished: list[str] = []
         ready = 0
         for entry in self._entries:
             if not isinstance(entry, str):
-                slots, render = entry
+                render, known, slots = entry
                 values = [slot.get(wait) for slot in slots]
                 if any(value is None for value in values):
                     break
-                entry = render(*values)
-            lines.append(entry)
+                entry = render(*known, *values)
+            finished.append(entry)
             ready += 1
-        if lines:
+        if finished:
             del self._entries[:ready]
-            self._write("".join(lines))
+            self._write("".join(finished))
 
     def _write(self, text: str) -> None:
         if self._stream is None:
@@ -383,17 +388,11 @@ class _Tracked:
         self.steps = 0
         self.blind = 0
         self.losses = 0
-        self._groups = 0
+        self.groups = 0
 
-    def remember(self, optimizer: Any) -> None:
-        if len(optimizer.param_groups) != self._groups:
-            self._groups = len(optimizer.param_groups)
-            self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    def stepped(self, losses: int) -> None:
-        self.steps += 1
-        self.blind += losses == self.losses
-        self.losses = losses
+    def remember(self, groups: list[Any]) -> None:
+        self.groups = len(groups)
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
 
     def settle(self) -> None:
         if self.digest is None:
@@ -411,24 +410,3 @@ def combined_digest(digests: list[str | None]) -> str | None:
     import hashlib
 
     return "sha256:" + hashlib.sha256("\n".join(known).encode()).hexdigest()
-
-
-def bits_of(torch: Any, value: Any, dtype: str) -> str:
-    """Return the bits of a one-element CPU tensor in hex, big-endian, NaN payloads included."""
-    import struct
-
-    number = value.item()
-    if dtype == "float32":
-        if number != number:  # a NaN's payload does not survive the way through a Python float
-            return "%08x" % (value.view(torch.int32).item() & 0xFFFFFFFF)
-        return struct.pack(">f", number).hex()
-    if dtype == "float64":
-        return struct.pack(">d", number).hex()
-    if dtype in ("bfloat16", "float16"):
-        return "%04x" % (value.view(torch.int16).item() & 0xFFFF)
-    raise TypeError("a loss of dtype %s" % dtype)
-
-
-def _decimal(number: float) -> str:
-    """Return the shortest decimal that names a float64."""
-    return "%d" % number if number.is_integer() and abs(number) < 1e15 else repr(number)

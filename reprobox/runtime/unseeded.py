@@ -120,7 +120,11 @@ def _hook_random(streams: Streams, audit: Audit, module: Any) -> None:
                 audit.findings.note("derived", "random.Random()", callers.place_of(maker))
         elif audit.is_time(a):
             audit.note_seed("the time as seed of random.Random", callers.calling_frame(1))
-        original(self, a, version)
+        try:
+            original(self, a, version)
+        except BaseException as error:
+            hooks.without_own_frame(error)
+            raise
 
     module.Random.seed = seed
 
@@ -152,6 +156,9 @@ def _hook_numpy(streams: Streams, audit: Audit, module: Any) -> None:
         fresh.wanted = (not args and not kwargs) or (args or tuple(kwargs.values()))[0] is None
         try:
             original_seed(*args, **kwargs)
+        except BaseException as error:
+            hooks.without_own_frame(error)
+            raise
         finally:
             fresh.wanted = False
 

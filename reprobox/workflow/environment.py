@@ -176,9 +176,7 @@ def rebuild(
     return _loaded(engine, image, manifest.lock, started, observer)
 
 
-def remake(
-    engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer, wheels: Path | None = None
-) -> Image:
+def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer, wheels: Path | None = None) -> Image:
     """Assemble the manifest's image again, without loading it: from the base, or the whole, that a bundle brought; else
     from what is had. The image may come out as another one than recorded, where its base is no longer to be had.
 

@@ -48,7 +48,7 @@ def test_a_program_may_use_either_of_torchs_interfaces_to_tf32(training: Trainin
     assert training.facts[0]["determinism"]["matmul_allow_tf32"] is True
     training.run(
         """
-if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+if hasattr(torch.backends, "fp32_precision"):  # since torch 2.9
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     torch.backends.cudnn.conv.fp32_precision = "tf32"
 """

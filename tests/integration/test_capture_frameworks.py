@@ -92,7 +92,8 @@ def test_a_backward_traced_into_a_graph_is_said(training: Training) -> None:
     training.run(
         LINEAR
         + """
-torch._dynamo.config.trace_autograd_ops = True
+if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+    torch._dynamo.config.trace_autograd_ops = True
 @torch.compile(backend="eager")
 def gradients():
     loss = loss_of(model)

@@ -23,6 +23,10 @@ np.random.seed()
 torch.manual_seed(int(time.time()))
 np.random.seed(int(time.time() * 1000) % 2**32)
 np.random.default_rng(time.time_ns())
+np.random.RandomState(int(time.time()))
+np.random.Generator(np.random.PCG64(np.int64(time.time())))
+np.random.default_rng([7, int(time.time())])
+np.random.SeedSequence(20261122), np.random.RandomState(7), np.random.default_rng([1, 2])
 names = os.listdir("data")
 
 
@@ -93,14 +97,17 @@ def test_draws_on_the_outside_world_reach_the_manifest_and_the_screen(reprobox: 
     report = run(reprobox, tiny, "train.py")
     found = findings(report)
     assert found == [
-        ("train.py:10", "the time as seed of numpy.random.default_rng", 1),
-        ("train.py:19", "os.urandom", 4),
+        ("train.py:10", "the time as seed of a NumPy generator", 1),
+        ("train.py:11", "the time as seed of a NumPy generator", 1),
+        ("train.py:12", "the time as seed of a NumPy generator", 1),
+        ("train.py:13", "the time as seed of a NumPy generator", 1),
+        ("train.py:23", "os.urandom", 4),
         ("train.py:6", "torch.seed()", 1),
         ("train.py:7", "numpy.random.seed()", 1),
         ("train.py:8", "the time as seed of torch.random.manual_seed", 1),
         ("train.py:9", "the time as seed of numpy.random.seed", 1),
     ]
-    assert "train.py:19 draws on the outside world: os.urandom (4 times); a replay may differ" in report["warnings"]
+    assert "train.py:23 draws on the outside world: os.urandom (4 times); a replay may differ" in report["warnings"]
 
 
 # Spawned workers import torch anew, which takes seconds.

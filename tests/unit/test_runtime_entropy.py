@@ -212,6 +212,38 @@ def test_unsorted_listings_of_the_users_code_are_noted_by_what_was_called(guest:
     ]
 
 
+def test_a_library_that_lists_the_users_data_unsorted_is_noted_and_others_are_not(guest: Guest) -> None:
+    listing = """\
+    import os
+    def unsorted(folder):
+        files = []
+        for name in os.listdir(folder):
+            files.append(name)
+        return files
+    def found(folder):
+        return os.listdir(folder)
+    def ordered(folder):
+        return sorted(found(folder))
+    """
+    for name in ("torchvision/datasets", "elsewhere"):
+        package = guest.work / "site-packages" / name
+        package.mkdir(parents=True)
+        (package / "folder.py").write_text(textwrap.dedent(listing))
+    code = """\
+    import sys
+    sys.path.insert(0, "site-packages")
+    import elsewhere.folder, torchvision.datasets.folder
+    def train(files):
+        return [open(name) for name in files if name.endswith(".py")]
+    for module in (elsewhere.folder, torchvision.datasets.folder):
+        train(module.ordered("."))
+        train(module.unsorted("."))
+    """
+    assert guest.run(code)[1]["entropy"] == [
+        {"what": "unsorted os.listdir", "where": "torchvision/datasets/folder.py:4", "count": 1}
+    ]
+
+
 def test_the_hooks_do_not_show(guest: Guest) -> None:
     code = """\
     import copy, os, pickle, shutil, traceback
@@ -225,6 +257,20 @@ def test_the_hooks_do_not_show(guest: Guest) -> None:
         print([frame.name for frame in traceback.extract_tb(error.__traceback__)])
     """
     assert guest.run(code)[0] == "['<module>']\n"
+
+
+def test_seeding_that_fails_shows_no_frame_of_ours(guest: Guest) -> None:
+    code = """\
+    import random, traceback, uuid
+    for wrong in (lambda: random.seed([]), lambda: random.Random([]), lambda: uuid.uuid1(node="x")):
+        try:
+            wrong()
+        except Exception as error:
+            print(*[frame.filename for frame in traceback.extract_tb(error.__traceback__)])
+    """
+    lines = guest.run(code)[0].splitlines()
+    assert len(lines) == 3
+    assert not [line for line in lines if "reprobox" in line]
 
 
 def test_hash_randomisation_is_noted(guest: Guest) -> None:

@@ -1,0 +1,46 @@
+"""The lines of a record that are made when they are written (protocol.py says what they mean).
+
+Making them all at once, some time after the training step, is cheaper than one at each step; and what some need is only
+then on the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .bits import Number, bits_of, number_of
+
+
+def loss(step: int, at: int, dtype: str, event: str, factor: float, number: Number) -> str:
+    """Return the line of a loss."""
+    start = "loss\t%d\t%d\t%s\t%s" % (step, at, dtype, bits_of(number, dtype))
+    if event == "backward" and factor == 1.0:
+        return start + "\n"
+    return "%s\t%s\t%s\n" % (start, event, _decimal(factor))
+
+
+def loss_on_host(step: int, at: int, dtype: str, event: str, factor: float, value: Any) -> str:
+    """Return the line of a loss that has come from a device."""
+    return loss(step, at, dtype, event, factor, number_of(value))
+
+
+def scaled_loss(step: int, at: int, dtype: str, event: str, factor: float, value: Any, scale: Any) -> str:
+    """Return the line of a loss that a GradScaler has multiplied by a scale that was on the device too."""
+    return loss(step, at, dtype, event, factor * scale.item(), number_of(value))
+
+
+def skipped(at: int, optimizer: int, found_inf: Any) -> str:
+    """Return the line of an optimizer step that did nothing if gradients were infinite; else no line."""
+    return "skip\t%d\t%d\n" % (at, optimizer) if found_inf.item() else ""
+
+
+def digest(start: str, sizes: int, *sums: Any) -> str:
+    """Return the line of a digest that begins with `start`, from its parts on the devices."""
+    from .digests import combined
+
+    return start + combined((sizes, *sums)) + "\n"
+
+
+def _decimal(number: float) -> str:
+    """Return the shortest decimal that names a float64."""
+    return "%d" % number if number.is_integer() and abs(number) < 1e15 else repr(number)
