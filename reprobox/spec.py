@@ -14,7 +14,7 @@ from typing import Any
 
 from reprobox.documents import Document, read_document, shown
 from reprobox.errors import SpecError
-from reprobox.validation import Problem, Rule, Rules, Where, build, report, to_plain
+from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, report, to_plain
 
 SPEC_FILE = "reprobox.yaml"
 MAX_SPEC_BYTES = 1_000_000
@@ -38,9 +38,13 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """`base` is `auto`, `debian`, `debian:SUITE`, `local:REFERENCE` or a registry reference (`python:3.11-slim`)."""
+    """`base` is `auto`, `debian`, `debian:SUITE`, `local:REFERENCE` or a registry reference (`python:3.11-slim`).
+
+    With `bytecode` the image holds the packages' modules compiled, so that programs start sooner.
+    """
 
     base: str = "auto"
+    bytecode: bool = field(default=False, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

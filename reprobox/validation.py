@@ -21,6 +21,10 @@ from reprobox.errors import ReproboxError
 T = TypeVar("T")
 Where: TypeAlias = tuple[str | int, ...]
 
+# Metadata of a dataclass field that came after documents were written without it: it needs a default, and documents
+# leave the key out while it holds that, so that older ones stay what they are, to the digest.
+OPTIONAL: Mapping[str, bool] = types.MappingProxyType({"optional": True})
+
 # A hostile document can hold any number of mistakes; nobody reads more than a screenful.
 MAX_REPORTED = 20
 # From here on pydantic's own list of mistakes, which takes seconds to make, adds nothing.
@@ -122,14 +126,26 @@ def describe(value: object) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a dataclass and everything in it into the plain dicts and lists that a document holds, in field order."""
+    """Turn a dataclass and everything in it into the plain dicts and lists that a document holds, in field order.
+
+    OPTIONAL fields that hold their default are left out.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not (is_optional(field) and getattr(value, field.name) == field.default)
+        }
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return value
+
+
+def is_optional(field: dataclasses.Field[Any]) -> bool:
+    """Tell whether a document may lack the key of this field."""
+    return "optional" in field.metadata
 
 
 def build(model: type[T], data: Mapping[str, Any], rules: Rules) -> tuple[T | None, list[Problem]]:

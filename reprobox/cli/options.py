@@ -37,6 +37,11 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
         {"default": None, "help": "Take the packages that are in the base, or install locked ones. Default: locked."},
     ),
     ("--base", "image.base", {"help": "auto, debian, local:IMAGE, or a registry reference."}),
+    (
+        "--bytecode/--no-bytecode",
+        "image.bytecode",
+        {"default": None, "help": "Compile the packages' modules into the image, or not. Default: not."},
+    ),
     ("--gpus", "resources.gpus", {"help": "none, all, or indices such as 0,1."}),
     ("--cpus", "resources.cpus", {"type": int, "help": "Number of threads. Default: this machine's."}),
     ("--memory", "resources.memory", {"help": "Memory limit, such as 8g."}),

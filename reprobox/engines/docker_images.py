@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from reprobox.engines.docker_calls import Calls, DockerRefusedError
@@ -17,7 +18,7 @@ from reprobox.engines.docker_plan import (
     container_user,
     once_to_container,
 )
-from reprobox.engines.docker_run import running
+from reprobox.engines.docker_run import lent, running
 from reprobox.engines.owner import this_process
 from reprobox.errors import ImageError
 from reprobox.image.interface import StoredImage
@@ -118,15 +119,21 @@ class DockerImages:
         finally:
             reader.close()
 
-    def run_once(self, image: str, command: tuple[str, ...], gpus: GpuChoice | None = None) -> str:
-        """Run `command` in a throw-away container (no network, nothing mounted); return its standard output.
+    def run_once(
+        self, image: str, command: tuple[str, ...], gpus: GpuChoice | None = None, *, folder: Path | None = None
+    ) -> str:
+        """Run `command` in a throw-away container (no network, no rights); return its standard output.
 
+        Nothing is mounted but `folder`, at `/work`, where the command may write.
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         user = container_user(self._calls.facts())
-        config = once_to_container(image, command, owner=this_process(), user=user, gpus=gpus)
-        with running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution:
+        config = once_to_container(image, command, owner=this_process(), user=user, gpus=gpus, folder=folder)
+        with (
+            lent((folder,) if folder else (), user),
+            running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution,
+        ):
             status = execution.pump(lambda stream, data: written[stream].extend(data), lambda: None)
         if status != 0:
             text = (written["stdout"] + written["stderr"]).decode(errors="replace").splitlines()

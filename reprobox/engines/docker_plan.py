@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from reprobox.engines.interface import Plan
@@ -223,16 +224,28 @@ def plan_to_container(
 
 
 def once_to_container(
-    image: str, command: tuple[str, ...], *, owner: str, user: tuple[int, int], gpus: GpuChoice | None = None
+    image: str,
+    command: tuple[str, ...],
+    *,
+    owner: str,
+    user: tuple[int, int],
+    gpus: GpuChoice | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Return the body of the create request for one command in `image`, with no network and nothing of the user's."""
+    """Return the body of the create request for one command in `image`, with no network.
+
+    Nothing of the user's is there but `folder`, which the command may write.
+    """
     chosen = gpus or GpuChoice()
     libraries = [] if chosen.libraries is None else [f"LD_LIBRARY_PATH={chosen.libraries}"]
+    mounts = list(chosen.mounts)
+    if folder is not None:
+        mounts.append(_bind(folder.absolute(), WORK_FOLDER, read_only=False))
     return _request(image, command, user) | {
         "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}", *libraries],
         "Labels": labels("once", owner),
         "HostConfig": _confinement(None, user)
-        | {"NetworkMode": "none", **({"Mounts": list(chosen.mounts)} if chosen.mounts else {}), **chosen.host_config},
+        | {"NetworkMode": "none", **({"Mounts": mounts} if mounts else {}), **chosen.host_config},
     }
 
 

@@ -13,6 +13,7 @@ from reprobox.cache import storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image import debian, environment
 from reprobox.image.bases import Base
+from reprobox.image.bytecode import SCHEME, Compiler, make_bytecode
 from reprobox.image.catalogue import entry
 from reprobox.image.compatibility import check_compatible
 from reprobox.image.environment import Group
@@ -31,7 +32,7 @@ _REPORT_EVERY = 0.2
 @dataclass(frozen=True, kw_only=True)
 class Image:
     """An assembled image: its record, the documents and layers (base first) it consists of, and what it is made from,
-    so that a lost layer can be made again.
+    so that a lost layer can be made again. `compiler` is what its bytecode is made with, None where it holds none.
     """
 
     record: ImageRecord
@@ -41,29 +42,43 @@ class Image:
     base: Base
     wheels: tuple[tuple[LockedPackage, Path], ...]
     cache: Path
+    compiler: Compiler | None = None
 
 
-def input_digest(base: Base, packages: Sequence[LockedPackage]) -> str:
-    """Return the digest of what an image is made from: base, wheels, this assembler. Nothing is built for it."""
+def input_digest(base: Base, packages: Sequence[LockedPackage], *, bytecode: bool = False) -> str:
+    """Return the digest of what an image is made from: base, wheels, whether bytecode is among it, and this assembler.
+
+    Nothing is built for it.
+    """
     parts = sorted(f"{package.name}={package.sha256}" for package in packages)
     if base.installed:
         parts.append("environment in the base")
+    elif bytecode:
+        parts.append(f"bytecode {SCHEME}")
     return "sha256:" + input_key("image", base.record.digest, base.architecture, *parts)
 
 
-def assemble(base: Base, wheels: Sequence[tuple[LockedPackage, Path]], *, cache: Path, observer: Observer) -> Image:
+def assemble(
+    base: Base,
+    wheels: Sequence[tuple[LockedPackage, Path]],
+    *,
+    cache: Path,
+    observer: Observer,
+    compiler: Compiler | None = None,
+) -> Image:
     """Return the image of these wheels (each with the file that holds it) upon `base`, making the layers that lack.
 
-    The same inputs give the same image on every machine. An image that was assembled before is answered from small
-    files alone. Raises ImageError when a wheel is refused, StorageError when the cache cannot be written.
+    With a `compiler`, which compiles with the base's Python, the image holds bytecode too. The same inputs give the
+    same image on every machine. An image that was assembled before is answered from small files alone. Raises
+    ImageError when a wheel is refused, StorageError when the cache cannot be written.
     """
     ordered = tuple(sorted(wheels, key=lambda item: item[0].name))
-    inputs = input_digest(base, [package for package, _ in ordered])
+    inputs = input_digest(base, [package for package, _ in ordered], bytecode=compiler is not None)
     remembered = cache / "images" / f"{inputs.removeprefix('sha256:')}.json"
     own = _remembered(remembered)
     if own is None:
         with storage_errors(cache):
-            own = _own_layers(base, ordered, cache, observer, damaged=frozenset())
+            own = _own_layers(base, ordered, cache, observer, compiler, damaged=frozenset())
             write_atomically(remembered, _as_json(own))
     layers = (*base.layers, *own)
     config = image_config(layers, base.env, base.architecture, inputs, virtual=not base.installed)
@@ -76,7 +91,16 @@ def assemble(base: Base, wheels: Sequence[tuple[LockedPackage, Path]], *, cache:
         config_digest=digest_of(config),
         manifest_digest=digest_of(manifest),
     )
-    return Image(record=record, layers=layers, config=config, manifest=manifest, base=base, wheels=ordered, cache=cache)
+    return Image(
+        record=record,
+        layers=layers,
+        config=config,
+        manifest=manifest,
+        base=base,
+        wheels=ordered,
+        cache=cache,
+        compiler=compiler,
+    )
 
 
 def rebuild_layers(image: Image, damaged: frozenset[str], *, observer: Observer) -> None:
@@ -89,7 +113,7 @@ def rebuild_layers(image: Image, damaged: frozenset[str], *, observer: Observer)
     own = image.layers[len(image.base.layers) :]
     if damaged & {layer.diff_id for layer in own}:
         with storage_errors(image.cache):
-            made = _own_layers(image.base, image.wheels, image.cache, observer, damaged=damaged)
+            made = _own_layers(image.base, image.wheels, image.cache, observer, image.compiler, damaged=damaged)
         if [layer.diff_id for layer in made] != [layer.diff_id for layer in own]:
             raise ImageError(
                 "a layer that was made again is not the one it was",
@@ -103,6 +127,7 @@ def _own_layers(
     wheels: Sequence[tuple[LockedPackage, Path]],
     cache: Path,
     observer: Observer,
+    compiler: Compiler | None,
     *,
     damaged: frozenset[str],
 ) -> tuple[Layer, ...]:
@@ -115,11 +140,25 @@ def _own_layers(
         if names.count(name) > 1:
             raise ImageError(f"the lock names {name} twice", hint="make the lock again")
     plans = _plan(wheels, base.python)
-    groups = environment.group_wheels(plans, base.python, len(base.layers))
+    groups = environment.group_wheels(plans, base.python, len(base.layers), layers_each=2 if compiler else 1)
     skeleton = environment.skeleton(
         cache, python=base.python, executable=base.python_executable, occupied=base.occupied, damaged=damaged
     )
-    return (skeleton, *_make_groups(groups, cache, observer, damaged))
+    made = _make_groups(groups, cache, observer, damaged)
+    if compiler is None:
+        return (skeleton, *made)
+    compiled = make_bytecode(
+        groups,
+        python=base.python,
+        base=base.record.digest,
+        compiler=compiler,
+        cache=cache,
+        observer=observer,
+        damaged=damaged,
+    )
+    # Each group's bytecode lies directly above it, so that a change in the groups above leaves both alone.
+    pairs = [(layer, compiled.get(group.key)) for group, layer in zip(groups, made, strict=True)]
+    return (skeleton, *(layer for pair in pairs for layer in pair if layer is not None))
 
 
 def _plan(wheels: Sequence[tuple[LockedPackage, Path]], python: str) -> list[Installation]:

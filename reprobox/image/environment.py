@@ -87,11 +87,17 @@ def reserved_paths(python: str) -> dict[str, str]:
     }
 
 
-def group_wheels(installations: Sequence[Installation], python: str, base_layers: int) -> tuple[Group, ...]:
-    """Say which wheels share a layer, lowest layer first, so that MAX_LAYERS is kept with the base's layers."""
+def group_wheels(
+    installations: Sequence[Installation], python: str, base_layers: int, *, layers_each: int = 1
+) -> tuple[Group, ...]:
+    """Say which wheels share a layer, lowest layer first, so that MAX_LAYERS is kept with the base's layers.
+
+    `layers_each` is how many layers a group comes to: one, or two with its bytecode.
+    """
     sizes = {installation.package.name: installation.path.stat().st_size for installation in installations}
     by_size = sorted(installations, key=lambda item: (-sizes[item.package.name], item.package.name))
-    room = max(0, MAX_LAYERS - base_layers - 2)
+    # One for the skeleton, and one group for the small wheels.
+    room = max(0, (MAX_LAYERS - base_layers - 1) // layers_each - 1)
     large = [item for item in by_size if sizes[item.package.name] > LARGE_WHEEL][:room]
     small = sorted((item for item in by_size if item not in large), key=lambda item: item.package.name)
     groups: list[tuple[Installation, ...]] = [(item,) for item in large]

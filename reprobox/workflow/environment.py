@@ -12,6 +12,7 @@ from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
 from reprobox.image.assemble import assemble
 from reprobox.image.bases import Base, resolve_base
+from reprobox.image.compiler import container_compiler
 from reprobox.image.interface import ImageStore
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
@@ -56,7 +57,7 @@ def prepare(
         requirements, python=python, platform=platform, cache=cache, observer=observer, refresh=relock
     )
     observer.finished("lock", _describe(lock), "cached" if cached else "")
-    return _install(engine, base, lock, requirements, cache=cache, observer=observer)
+    return _install(engine, base, lock, requirements, spec, cache=cache, observer=observer)
 
 
 def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer) -> Environment:
@@ -69,7 +70,7 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
     base = _base(engine, spec, cache=cache, observer=observer)
     observer.finished("packages", f"{len(base.record.packages)} in the base", "nothing is installed")
     lock = Lock(python=base.python, platform=platform_for(base.architecture, base.glibc), packages=())
-    return _install(engine, base, lock, None, cache=cache, observer=observer)
+    return _install(engine, base, lock, None, spec, cache=cache, observer=observer)
 
 
 def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
@@ -79,7 +80,7 @@ def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observ
         pinned = manifest.image.base if manifest.image else None
         base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
-    return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
+    return _install(engine, base, manifest.lock, None, manifest.spec, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
@@ -97,7 +98,14 @@ def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pin
 
 
 def _install(
-    engine: Engine, base: Base | None, lock: Lock, requirements: Path | None, *, cache: Path, observer: Observer
+    engine: Engine,
+    base: Base | None,
+    lock: Lock,
+    requirements: Path | None,
+    spec: RunSpec,
+    *,
+    cache: Path,
+    observer: Observer,
 ) -> Environment:
     wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
     if base is None:
@@ -105,8 +113,12 @@ def _install(
         return Environment(handle=str(prefix), lock=lock, image=None)
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
-    image = assemble(base, pairs, cache=cache, observer=observer)
-    handle = load(image, cast(ImageStore, engine), observer=observer)
+    store = cast(ImageStore, engine)
+    compiler = None
+    if spec.image.bytecode and not base.installed:
+        compiler = container_compiler(base, store, cache=cache, observer=observer)
+    image = assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
+    handle = load(image, store, observer=observer)
     record = image.record
     observer.finished(
         "image", f"{len(record.diff_ids)} layers  {record.config_digest[:19]}…", f"{time.monotonic() - started:.1f} s"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprobox.validation import Rule, Rules, build, closest, describe, dotted, printable, to_plain
+from reprobox.validation import OPTIONAL, Rule, Rules, build, closest, describe, dotted, printable, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +69,15 @@ def test_slips_are_recognised_and_strangers_are_not() -> None:
 def test_whatever_is_printed_is_printable_and_short(text: str) -> None:
     assert printable(text).isprintable()
     assert len(printable(text, limit=10)) <= 10 * 10 + 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended:
+    old: int
+    new: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+
+
+def test_an_optional_field_is_written_only_when_it_says_something() -> None:
+    assert to_plain(Extended(old=1)) == {"old": 1}
+    assert to_plain(Extended(old=1, new=("a",))) == {"old": 1, "new": ["a"]}
+    assert build(Extended, {"old": 1}, {}) == (Extended(old=1), [])

@@ -16,7 +16,7 @@ from reprobox.manifest import receipt
 from reprobox.manifest.format import Format
 from reprobox.manifest.rules import DIGEST
 from reprobox.manifest.store import MANIFEST_FORMAT
-from reprobox.validation import Rule, Rules, field_types, json_schema
+from reprobox.validation import Rule, Rules, field_types, is_optional, json_schema
 
 FORMATS: tuple[Format[Any], ...] = (MANIFEST_FORMAT, receipt.RECEIPT_FORMAT)
 
@@ -70,10 +70,10 @@ def _models_of(model: type) -> list[type]:
 
 
 def _tighten(entry: dict[str, Any], model: type, rules: Rules) -> None:
-    """Add to the schema of one dataclass what pydantic does not know of: rules, and that all keys are written."""
+    """Add to the schema of one dataclass what pydantic does not know of: rules, and which keys are always written."""
     entry.pop("description", None)
     entry["additionalProperties"] = False
-    entry["required"] = list(entry["properties"])
+    entry["required"] = [field.name for field in dataclasses.fields(model) if not is_optional(field)]
     for name, schema in entry["properties"].items():
         # What a reader fills in for a missing key is no part of the format, in which no key is missing.
         schema.pop("default", None)
