@@ -6,10 +6,14 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from reprobox.errors import StorageError
+
+# Held by those who use the cache, together; and by the one who prunes it, alone.
+_GATE = ".in-use"
 
 
 def cache_root() -> Path:
@@ -56,3 +60,61 @@ def storage_errors(cache: Path) -> Iterator[None]:
             f"the cache cannot be written: {error.strerror}: {error.filename or cache}",
             hint="make room there, or name another place in REPROBOX_CACHE",
         ) from error
+
+
+@contextlib.contextmanager
+def in_use(cache: Path) -> Iterator[None]:
+    """Keep everything in the cache where it is: nothing is pruned while anybody looks things up or makes them."""
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        handle = (cache / _GATE).open("a")
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def nobody_else(cache: Path) -> Iterator[bool]:
+    """Say whether nobody uses the cache (see `in_use`); if so, others wait until this is left."""
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        handle = (cache / _GATE).open("a")
+    with handle:
+        yield _taken(handle, fcntl.LOCK_EX)
+
+
+# Open files whose locks end with this process.
+_HELD: dict[Path, TextIO] = {}
+
+
+def hold(path: Path) -> None:
+    """Mark what `path` stands for as used by this process as long as it lives (see `is_held`)."""
+    if path not in _HELD:
+        handle = path.open("a")
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        _HELD[path] = handle
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a process lives that called `hold` for this path."""
+    try:
+        with path.open("a") as handle:
+            return not _taken(handle, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        return False
+
+
+def _taken(handle: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def mark_used(paths: Iterable[Path]) -> None:
+    """Note that these files were used just now: their time of change is what pruning goes by."""
+    for path in paths:
+        # One that is gone by now, or belongs to somebody else, cannot be marked and need not be.
+        with contextlib.suppress(OSError):
+            os.utime(path)

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "Compare two runs and name the first differing step.",
     "doctor": "Look at what works on this machine.",
     "image": "Build the image alone.",
+    "cache": "Look at and clean what is kept between runs.",
 }
 
 

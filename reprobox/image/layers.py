@@ -83,8 +83,11 @@ def make_layer(
         known = held_layer(cache, key, made_from)
         if known is not None and known.diff_id not in damaged:
             return known
+        for left in (cache / "layers").glob(f".{key}.*.tmp"):
+            # Of a process that was killed: whoever writes this layer holds the lock.
+            left.unlink(missing_ok=True)
         layer = write_layer(cache, key, made_from, write)
-        entry = json.dumps({"diff_id": layer.diff_id, "size": layer.size}).encode()
+        entry = json.dumps({"diff_id": layer.diff_id, "size": layer.size, "made_from": made_from}).encode()
         write_atomically(cache / "layers" / "index" / f"{key}.json", entry)
         return layer
 

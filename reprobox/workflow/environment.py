@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from reprobox.cache import in_use, mark_used
 from reprobox.engines import local
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
@@ -14,6 +15,7 @@ from reprobox.image.assemble import assemble
 from reprobox.image.bases import Base, resolve_base
 from reprobox.image.compiler import container_compiler
 from reprobox.image.interface import ImageStore
+from reprobox.image.layers import layer_path
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
 from reprobox.lock.download import fetch_wheels
@@ -42,6 +44,13 @@ def prepare(
 
     Raises SpecError, LockError, ImageError or EngineError.
     """
+    with in_use(cache):
+        return _prepare(engine, spec, project, cache=cache, observer=observer, relock=relock)
+
+
+def _prepare(
+    engine: Engine, spec: RunSpec, project: Path, *, cache: Path, observer: Observer, relock: bool
+) -> Environment:
     if spec.environment.installed:
         return _prepare_installed(engine, spec, cache=cache, observer=observer)
     requirements = find_requirements(project, spec.environment.requirements).path
@@ -75,12 +84,13 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
 
 def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
     """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
-    base: Base | None = None
-    if engine.name != "local":
-        pinned = manifest.image.base if manifest.image else None
-        base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
-    observer.finished("lock", _describe(manifest.lock), "from the manifest")
-    return _install(engine, base, manifest.lock, None, manifest.spec, cache=cache, observer=observer)
+    with in_use(cache):
+        base: Base | None = None
+        if engine.name != "local":
+            pinned = manifest.image.base if manifest.image else None
+            base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
+        observer.finished("lock", _describe(manifest.lock), "from the manifest")
+        return _install(engine, base, manifest.lock, None, manifest.spec, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
@@ -110,6 +120,7 @@ def _install(
     wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
     if base is None:
         prefix = local.prepare(lock, wheels, cache=cache, observer=observer)
+        mark_used(wheels.values())
         return Environment(handle=str(prefix), lock=lock, image=None)
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
@@ -119,6 +130,7 @@ def _install(
         compiler = container_compiler(base, store, cache=cache, observer=observer)
     image = assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
     handle = load(image, store, observer=observer)
+    mark_used([*wheels.values(), *(layer_path(cache, layer.diff_id) for layer in image.layers)])
     record = image.record
     observer.finished(
         "image", f"{len(record.diff_ids)} layers  {record.config_digest[:19]}…", f"{time.monotonic() - started:.1f} s"
