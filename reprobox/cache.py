@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -83,16 +84,15 @@ def nobody_else(cache: Path) -> Iterator[bool]:
         yield _taken(handle, fcntl.LOCK_EX)
 
 
-# Open files whose locks end with this process.
-_HELD: dict[Path, TextIO] = {}
+# Descriptors whose locks end with this process.
+_HELD: dict[Path, int] = {}
 
 
 def hold(path: Path) -> None:
     """Mark what `path` stands for as used by this process as long as it lives (see `is_held`)."""
     if path not in _HELD:
-        handle = path.open("a")
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        _HELD[path] = handle
+        _HELD[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(_HELD[path], fcntl.LOCK_SH)
 
 
 def is_held(path: Path) -> bool:
@@ -118,3 +118,20 @@ def mark_used(paths: Iterable[Path]) -> None:
         # One that is gone by now, or belongs to somebody else, cannot be marked and need not be.
         with contextlib.suppress(OSError):
             os.utime(path)
+
+
+def ensure_room(cache: Path, needed: int) -> None:
+    """Raise StorageError when the cache's disk has less than `needed` bytes left, before anything is written."""
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise StorageError(
+            f"not enough room for the cache: {_mib(needed)} are needed, {_mib(free)} are free",
+            details=(f"cache: {cache}",),
+            hint="`reprobox cache prune --older-than 30d` makes room; or name another place in REPROBOX_CACHE",
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // (1 << 20))} MiB"

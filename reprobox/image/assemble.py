@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reprobox.cache import storage_errors, write_atomically
+from reprobox.cache import ensure_room, storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image import debian, environment
 from reprobox.image.bases import Base
@@ -18,7 +18,7 @@ from reprobox.image.catalogue import entry
 from reprobox.image.compatibility import check_compatible
 from reprobox.image.environment import Group
 from reprobox.image.install import Installation, check_ownership, plan_installation
-from reprobox.image.layers import Layer, input_key, is_digest, read_json
+from reprobox.image.layers import Layer, held_layer, input_key, is_digest, read_json
 from reprobox.image.model import ImageRecord
 from reprobox.image.oci import digest_of, image_config, image_manifest
 from reprobox.image.wheel import open_wheel
@@ -177,6 +177,8 @@ def _make_groups(
     # Costs milliseconds to import, which an image that is known already need not pay.
     from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+    lacking = [group for group in groups if held_layer(cache, group.key, group.title) is None]
+    ensure_room(cache, sum(environment.layer_size(group) for group in lacking))
     total = sum(installation.size for group in groups for installation in group.installations)
     done = [0] * len(groups)
     stopping = False

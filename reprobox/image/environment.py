@@ -21,6 +21,9 @@ from reprobox.image.wheel import check_hash, open_wheel
 LARGE_WHEEL = 8 << 20
 MAX_LAYERS = 100
 
+# What a tar adds to a file: a header of 512 bytes, as much at most for padding, two blocks for a long name, a folder.
+_OVERHEAD = 5 * 512
+
 _ROOT = ENVIRONMENT.lstrip("/")
 
 
@@ -111,6 +114,11 @@ def group_wheels(
         )
         for group in groups
     )
+
+
+def layer_size(group: Group) -> int:
+    """Return about how many bytes the layer of a group takes: at least as many as it will."""
+    return sum(item.size + _OVERHEAD * len(item.files) for item in group.installations)
 
 
 def make_group(cache: Path, group: Group, *, damaged: frozenset[str], progress: Callable[[int], None]) -> Layer:

@@ -51,6 +51,11 @@ def fetch_wheels(
     return {package.sha256: wheel_path(cache, package) for package in lock.packages}
 
 
+def damaged_wheels(lock: Lock, *, cache: Path) -> tuple[LockedPackage, ...]:
+    """Return the packages of `lock` whose wheel the cache lacks or holds damaged: every wheel is read."""
+    return tuple(package for package in lock.packages if not _stored(cache, package, verify=True))
+
+
 def wheel_path(cache: Path, package: LockedPackage) -> Path:
     """Return where the cache keeps a wheel."""
     return cache / "wheels" / package.sha256 / package.file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,15 +11,15 @@ from typing import cast
 from reprobox.cache import in_use, mark_used
 from reprobox.engines import local
 from reprobox.engines.interface import Engine
-from reprobox.errors import SpecError
-from reprobox.image.assemble import assemble
+from reprobox.errors import ImageError, SpecError
+from reprobox.image.assemble import Image, assemble
 from reprobox.image.bases import Base, resolve_base
 from reprobox.image.compiler import container_compiler
 from reprobox.image.interface import ImageStore
 from reprobox.image.layers import layer_path
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
-from reprobox.lock.download import fetch_wheels
+from reprobox.lock.download import damaged_wheels, fetch_wheels
 from reprobox.lock.model import Lock
 from reprobox.lock.platforms import platform_for
 from reprobox.lock.requirements import find_requirements
@@ -122,20 +123,43 @@ def _install(
         prefix = local.prepare(lock, wheels, cache=cache, observer=observer)
         mark_used(wheels.values())
         return Environment(handle=str(prefix), lock=lock, image=None)
-    pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
-    store = cast(ImageStore, engine)
-    compiler = None
-    if spec.image.bytecode and not base.installed:
-        compiler = container_compiler(base, store, cache=cache, observer=observer)
-    image = assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
-    handle = load(image, store, observer=observer)
+    try:
+        image, handle = _image(engine, base, lock, wheels, spec, cache=cache, observer=observer)
+    except ImageError:
+        damaged = damaged_wheels(lock, cache=cache)
+        if not damaged:
+            raise
+        names = ", ".join(package.file for package in damaged)
+        observer.warning(f"cached wheels were missing or damaged and are fetched again: {names}")
+        wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer, verify=True)
+        image, handle = _image(engine, base, lock, wheels, spec, cache=cache, observer=observer)
     mark_used([*wheels.values(), *(layer_path(cache, layer.diff_id) for layer in image.layers)])
     record = image.record
     observer.finished(
         "image", f"{len(record.diff_ids)} layers  {record.config_digest[:19]}…", f"{time.monotonic() - started:.1f} s"
     )
     return Environment(handle=handle, lock=lock, image=record)
+
+
+def _image(
+    engine: Engine,
+    base: Base,
+    lock: Lock,
+    wheels: Mapping[str, Path],
+    spec: RunSpec,
+    *,
+    cache: Path,
+    observer: Observer,
+) -> tuple[Image, str]:
+    """Assemble the image and load it; return it with the engine's ID of it."""
+    store = cast(ImageStore, engine)
+    compiler = None
+    if spec.image.bytecode and not base.installed:
+        compiler = container_compiler(base, store, cache=cache, observer=observer)
+    pairs = [(package, wheels[package.sha256]) for package in lock.packages]
+    image = assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
+    return image, load(image, store, observer=observer)
 
 
 def _describe(lock: Lock) -> str:
