@@ -21,13 +21,10 @@ from reprobox.errors import ImageError
 from reprobox.image.environment import Group
 from reprobox.image.install import Installation, InstalledFile
 from reprobox.image.layers import Layer, held_layer, input_key, intact, layer_path, make_layer
-from reprobox.image.layout import ENVIRONMENT, site_packages
+from reprobox.image.layout import BYTECODE_SCHEME, ENVIRONMENT, site_packages
 from reprobox.image.tarstream import LayerWriter
 from reprobox.image.wheel import MAX_NAME, check_hash, open_wheel
 from reprobox.progress import Observer
-
-# Part of every key: a change of what pycompile.py writes, or of how sources are shared out to jobs, makes a new one.
-SCHEME = "1"
 
 # Sources of a job: small enough that all processors end at about the same time, large enough to be worth a process.
 _JOB = 4 << 20
@@ -103,7 +100,7 @@ def _title(what: str) -> str:
 
 
 def _key(base: str, installations: Sequence[Installation]) -> str:
-    return input_key("bytecode", SCHEME, base, *(item.package.sha256 for item in installations))
+    return input_key("bytecode", BYTECODE_SCHEME, base, *(item.package.sha256 for item in installations))
 
 
 def _sources(installation: Installation, python: str) -> list[InstalledFile]:

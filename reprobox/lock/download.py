@@ -6,20 +6,17 @@ import hashlib
 import re
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import LockError
-from reprobox.lock.locating import locate, not_offered
 from reprobox.lock.model import Lock, LockedPackage
-from reprobox.lock.pylock import Sources
-from reprobox.lock.requirements import read_requirements
-from reprobox.lock.requirements_text import IndexOptions
-from reprobox.lock.settings import gather_settings
-from reprobox.lock.store import read_sources, write_sources
-from reprobox.lock.transfer import GoneError, Transfer
 from reprobox.progress import Observer
+
+if TYPE_CHECKING:
+    from reprobox.lock.pylock import Sources
+    from reprobox.lock.transfer import Transfer
 
 # Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
 # name, made name servers drop some: every one dropped is a wait of five seconds.
@@ -93,6 +90,14 @@ def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
 def _fetch(
     missing: Sequence[LockedPackage], lock: Lock, requirements: Path | None, cache: Path, observer: Observer
 ) -> None:
+    # What fetching takes costs tens of milliseconds to import, which a cache that holds every wheel need not pay.
+    from reprobox.lock.locating import locate, not_offered
+    from reprobox.lock.requirements import read_requirements
+    from reprobox.lock.requirements_text import IndexOptions
+    from reprobox.lock.settings import gather_settings
+    from reprobox.lock.store import read_sources, write_sources
+    from reprobox.lock.transfer import Transfer
+
     options = read_requirements(requirements).options if requirements is not None else IndexOptions()
     settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
     known = read_sources(cache, lock)
@@ -119,6 +124,10 @@ def _download(
     packages: Sequence[LockedPackage], sources: Sources, cache: Path, transfer: Transfer, observer: Observer
 ) -> list[LockedPackage]:
     """Fetch `packages`; return those whose address leads nowhere. The observer is called from this thread alone."""
+    from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+
+    from reprobox.lock.transfer import GoneError
+
     sizes = [sources[package.sha256].size for package in packages]
     total = sum(size for size in sizes if size is not None) if all(size is not None for size in sizes) else None
     counter = _Counter()

@@ -6,15 +6,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from reprobox.cache import in_use, mark_used
-from reprobox.engines import local
 from reprobox.engines.interface import Engine
 from reprobox.errors import ImageError, SpecError
 from reprobox.image.assemble import Image, assemble
 from reprobox.image.bases import Base, resolve_base
-from reprobox.image.compiler import container_compiler
 from reprobox.image.interface import ImageStore
 from reprobox.image.layers import layer_path
 from reprobox.image.load import load
@@ -24,9 +22,11 @@ from reprobox.lock.model import Lock
 from reprobox.lock.platforms import platform_for
 from reprobox.lock.requirements import find_requirements
 from reprobox.lock.resolution import resolve
-from reprobox.manifest.model import Manifest
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
+
+if TYPE_CHECKING:
+    from reprobox.manifest.model import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,9 @@ def _prepare(
     requirements = find_requirements(project, spec.environment.requirements).path
     base: Base | None = None
     if engine.name == "local":
+        # Imported where it is needed, as all that costs milliseconds: an image that is known is answered in few.
+        from reprobox.engines import local
+
         python, glibc, architecture = local.python_and_platform()
         python = spec.environment.python or python
     else:
@@ -120,6 +123,8 @@ def _install(
 ) -> Environment:
     wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
     if base is None:
+        from reprobox.engines import local
+
         prefix = local.prepare(lock, wheels, cache=cache, observer=observer)
         mark_used(wheels.values())
         return Environment(handle=str(prefix), lock=lock, image=None)
@@ -156,6 +161,8 @@ def _image(
     store = cast(ImageStore, engine)
     compiler = None
     if spec.image.bytecode and not base.installed:
+        from reprobox.image.compiler import container_compiler
+
         compiler = container_compiler(base, store, cache=cache, observer=observer)
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     image = assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
