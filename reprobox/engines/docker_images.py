@@ -16,6 +16,7 @@ from reprobox.engines.docker_plan import (
     GpuChoice,
     container_name,
     container_user,
+    finds_layers,
     once_to_container,
 )
 from reprobox.engines.docker_run import lent, running
@@ -99,6 +100,10 @@ class DockerImages:
             if isinstance(error, DockerRefusedError):
                 raise ImageError(f"the Docker engine refused the image: {error.words}") from error
             raise
+
+    def shares_layers(self) -> bool:
+        """Say whether an archive may lack the lowest layers of its image if the engine holds them under another."""
+        return finds_layers(self._calls.facts())
 
     def export_image(self, reference: str) -> AbstractContextManager[BinaryIO]:
         """Give the engine's own archive of an image (`docker save`), as a file that can be read once.

@@ -49,6 +49,16 @@ class GpuChoice:
     libraries: str | None = None
 
 
+def finds_layers(info: Mapping[str, Any]) -> bool:
+    """Say whether the daemon that answered `info` completes an archive from layers that it holds already.
+
+    Docker's classic store does: it looks layers up by the chain of their digests (moby, image/tarexport/load.go). Its
+    containerd store and Podman, whose answer tells the Buildah that it is built on, want every archive whole.
+    """
+    status = [tuple(entry) for entry in info.get("DriverStatus") or ()]
+    return "BuildahVersion" not in info and ("driver-type", "io.containerd.snapshotter.v1") not in status
+
+
 def gpu_access(info: Mapping[str, Any], driver: Driver | None = None) -> str:
     """Return how this daemon (its answer to `GET /info`) can pass NVIDIA GPUs: `toolkit`, `cdi`, `devices` or `none`.
 

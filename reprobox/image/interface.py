@@ -38,6 +38,10 @@ class ImageStore(Protocol):
         """Load an image archive (docker-archive and OCI layout in one). Raises ImageError with the engine's words."""
         ...
 
+    def shares_layers(self) -> bool:
+        """Say whether an archive may lack the lowest layers of its image if the engine holds them under another."""
+        ...
+
     def export_image(self, reference: str) -> AbstractContextManager[BinaryIO]:
         """Give the engine's own archive of an image (`docker save`), as a file that can be read once."""
         ...
