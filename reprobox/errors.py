@@ -56,6 +56,12 @@ class NewerSchemaError(ManifestError):
     """A document was written by a later reprobox, in a schema that this one does not know."""
 
 
+class BundleError(ReproboxError):
+    """A bundle (`.rbx`) is malformed, damaged, cut off or unsafe, or the one to be written would be."""
+
+    exit_code = EXIT_USAGE
+
+
 class LockError(ReproboxError):
     """The requirements cannot be turned into wheels: nothing resolves, or a locked wheel is no longer to be had."""
 

@@ -70,14 +70,16 @@ class TrajectorySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """A run as asked for. `data` are files or folders the program reads (relative to the project), `env` names the
-    variables of the caller that the program may see, `outputs` what to keep of what it writes.
+    """A run as asked for. `loader_seeding` is `worker` or `batch`, which makes augmentation independent of the number
+    of a data loader's workers (docs/determinism.md). `data` are files or folders the program reads (relative to the
+    project), `env` names the variables of the caller that the program may see, `outputs` what to keep of its files.
     """
 
     name: str
     command: tuple[str, ...]
     seed: int = DEFAULT_SEED
     deterministic: bool = False
+    loader_seeding: str = field(default="worker", metadata=OPTIONAL)
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
     image: ImageSpec = field(default_factory=ImageSpec)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
@@ -133,6 +135,7 @@ RULES: Rules = {
         ),
         "command": Rule(expected="a program and its arguments", pattern=r"[^\u0000]*"),
         "seed": Rule(expected=f"a whole number from 0 to {MAX_SEED}", minimum=0, maximum=MAX_SEED),
+        "loader_seeding": Rule(expected="worker or batch", choices=("worker", "batch")),
         "data": _INNER_PATH,
         "env": Rule(
             expected="the name of a variable that reprobox does not set itself (PATH, HOME, PYTHONHASHSEED, ...)",

@@ -18,27 +18,25 @@ from reprobox.cli.tolerance import tolerance_from, tolerance_options
 def command(first: Path, second: Path, relative: float, absolute: float, as_json: bool) -> int:
     """Compare two runs and name the first differing step.
 
-    FIRST and SECOND are run folders or manifests; the first is taken as the recorded one. Exit code 0: the same,
-    1: diverged, 5: incomparable.
+    FIRST and SECOND are run folders, manifests or bundles; the first is taken as the recorded one. Exit code 0: the
+    same, 1: diverged, 5: incomparable.
     """
     from reprobox.cli.console import Console
     from reprobox.cli.summary import VERDICT_EXIT, divergence_data, show_verdict
     from reprobox.workflow.compare import compare_runs
-    from reprobox.workflow.paths import find_manifest
 
     console = Console(as_json=as_json)
-    verdict, differences = compare_runs(
-        find_manifest(first), find_manifest(second), tolerance=tolerance_from(relative, absolute)
-    )
-    for difference in differences:
+    found = compare_runs(first, second, tolerance=tolerance_from(relative, absolute))
+    verdict = found.verdict
+    for difference in found.differences:
         console.field("differs", f"{difference['what']}  {difference['recorded']} -> {difference['here']}")
-    show_verdict(verdict, verdict.steps_compared, console)
+    show_verdict(verdict, found.steps_recorded, console)
     console.result(
         {
             "verdict": verdict.outcome.value,
             "steps_compared": verdict.steps_compared,
             "first_divergence": divergence_data(verdict.first_divergence),
-            "differences": differences,
+            "differences": found.differences,
             "receipt": None,
         }
     )

@@ -17,6 +17,7 @@ COMMANDS = {
     "show": "Show a run's manifest for a person.",
     "replay": "Rebuild what a manifest describes, train again, and judge.",
     "compare": "Compare two runs and name the first differing step.",
+    "pack": "Put a run and all that its replay needs into one file.",
     "doctor": "Look at what works on this machine.",
     "image": "Build the image alone.",
     "cache": "Look at and clean what is kept between runs.",

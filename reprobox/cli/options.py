@@ -29,6 +29,14 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--name", "name", {"help": "Name of the run."}),
     ("--seed", "seed", {"type": int, "help": "Seed of every random source, 0 to 2^32-1. Default: 42."}),
     ("--deterministic/--fast", "deterministic", {"default": None, "help": "Deterministic algorithms, or the fastest."}),
+    (
+        "--loader-seeding",
+        "loader_seeding",
+        {
+            "type": click.Choice(["worker", "batch"]),
+            "help": "Seed data loaders by worker, or each batch by its indices. Default: worker.",
+        },
+    ),
     ("--python", "environment.python", {"help": "Python version, such as 3.11. Default: the base's."}),
     ("--requirements", "environment.requirements", {"help": "requirements.txt, pyproject.toml or pylock.toml."}),
     (

@@ -37,6 +37,7 @@ def command(
     """Rebuild what MANIFEST describes, train again, and judge.
 
     MANIFEST is a manifest.yaml or a run's folder. Nothing else is needed: lock, image and code are made again from it.
+    It may also be a bundle that `reprobox pack` made, from which a replay needs no network.
     The outcome is written to replays/ as receipt.yaml. Exit code 0: reproduced, 1: diverged, 5: incomparable.
     """
     from reprobox.cache import cache_root

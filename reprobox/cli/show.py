@@ -15,16 +15,14 @@ from reprobox.cli.options import json_option
 def command(run: Path, as_json: bool) -> int:
     """Show a run's manifest for a person: what, where, with what, and its losses as a small plot.
 
-    RUN is a run's folder or a manifest.yaml.
+    RUN is a run's folder, a manifest.yaml or a bundle (.rbx).
     """
     from reprobox.cli.console import Console
     from reprobox.cli.summary import manifest_result, show_manifest
-    from reprobox.manifest.store import read_manifest
-    from reprobox.workflow.paths import find_manifest
+    from reprobox.workflow.unpack import load_manifest, manifest_place
 
     console = Console(as_json=as_json)
-    path = find_manifest(run)
-    manifest = read_manifest(path)
+    manifest = load_manifest(run)
     show_manifest(manifest, console)
-    console.result(manifest_result(manifest, path))
+    console.result(manifest_result(manifest, manifest_place(run)))
     return 0

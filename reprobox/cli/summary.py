@@ -75,6 +75,7 @@ def summarise_run(report: RunReport, console: Console) -> None:
         report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
     console.field("recorded", _recorded(manifest))
+    _say_own_seeds(manifest, console)
     _say_metrics(manifest, console)
     if manifest.result.outputs:
         console.field("outputs", f"{len(manifest.result.outputs)} files in {relative(report.paths.work)}")
@@ -92,6 +93,15 @@ def _say_status(manifest: Manifest, console: Console) -> None:
         console.field("stopped", "interrupted; everything up to there is kept")
 
 
+def _say_own_seeds(manifest: Manifest, console: Console) -> None:
+    """Say that the program sets seeds of its own: when they are fixed, another `--seed` changes little."""
+    seeds = _free_entries(manifest.determinism.get("own_seeds"))
+    found = [f"{seed.get('what')} at {seed.get('where')}" for seed in seeds]
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        console.field("own seed", f"{found[-1]}{more}; if that is a fixed number, --seed only changes the data loaders")
+
+
 def _say_metrics(manifest: Manifest, console: Console) -> None:
     if manifest.result.metrics:
         console.field("metrics", ", ".join(f"{name} {value}" for name, value in manifest.result.metrics.items()))
@@ -104,10 +114,16 @@ def _recorded(manifest: Manifest) -> str:
     parts = [f"{result.steps} losses, {result.first_loss} to {result.final_loss}"]
     if result.weights:
         parts.append(f"final weights {result.weights[:19]}…")
-    loaders = sum(entry["loaders"] for entry in manifest.determinism.get("data_loaders", []))
+    counts = [entry.get("loaders", 1) for entry in _free_entries(manifest.determinism.get("data_loaders"))]
+    loaders = sum(count for count in counts if isinstance(count, int))
     if loaders:
         parts.append(f"{loaders} seeded data loader{'s' if loaders > 1 else ''}")
     return ", ".join(parts)
+
+
+def _free_entries(entries: Any) -> list[dict[str, Any]]:
+    """Return the mappings in a list of the manifest's free tree, whose form nobody promises."""
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def replay_exit(report: ReplayReport) -> int:
@@ -209,6 +225,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     console.field("command", " ".join(run.command))
     console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(run.deterministic)}")
     console.field("result", _recorded(manifest))
+    _say_own_seeds(manifest, console)
     _say_metrics(manifest, console)
     for output in manifest.result.outputs:
         console.field("output", f"{output.path}, {output.bytes} bytes  {output.digest[:19]}…")

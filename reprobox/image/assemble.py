@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from reprobox.cache import storage_errors, write_atomically
 from reprobox.errors import ImageError
 from reprobox.image.bases import Base
-from reprobox.image.layers import Layer, input_key, is_digest, read_json
+from reprobox.image.layers import Layer, input_key, is_digest, layer_path, read_json
 from reprobox.image.layout import BYTECODE_SCHEME
 from reprobox.image.model import ImageRecord
 from reprobox.image.oci import digest_of, image_config, image_manifest
@@ -107,6 +107,14 @@ def rebuild_layers(image: Image, damaged: frozenset[str], *, observer: Observer)
 
     base_layers = {layer.diff_id: layer for layer in image.base.layers}
     for diff_id in damaged & base_layers.keys():
+        if image.base.record.kind != "debian":
+            # It came with a bundle: without it, the next replay takes it from there again.
+            layer_path(image.cache, diff_id).unlink(missing_ok=True)
+            raise ImageError(
+                f"a cached layer of the base {image.base.record.reference} was damaged and has been removed",
+                details=(diff_id,),
+                hint="run again: it is taken from the bundle, the engine or the registry",
+            )
         suite = image.base.record.reference
         includes = entry("debian").packages
         debian.rebuild_root(suite, includes, base_layers[diff_id], cache=image.cache, observer=observer)

@@ -81,9 +81,14 @@ def resolve_base(
         resolved, note = _registry(base, store, cache, observer)
     if installed:
         resolved = _as_environment(resolved)
-    record = resolved.record
-    observer.finished("base", f"{record.kind} {record.reference.partition('@')[0]}   {_short(record.digest)}", note)
+    observer.finished("base", describe_base(resolved), note)
     return resolved
+
+
+def describe_base(base: Base) -> str:
+    """Say in one line which base it is."""
+    record = base.record
+    return f"{record.kind} {record.reference.partition('@')[0]}   {_short(record.digest)}"
 
 
 def _as_environment(base: Base) -> Base:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,41 @@ def fetch_wheels(
 def damaged_wheels(lock: Lock, *, cache: Path) -> tuple[LockedPackage, ...]:
     """Return the packages of `lock` whose wheel the cache lacks or holds damaged: every wheel is read."""
     return tuple(package for package in lock.packages if not _stored(cache, package, verify=True))
+
+
+def keep_wheel(package: LockedPackage, chunks: Callable[[], Iterable[bytes]], *, cache: Path) -> None:
+    """Store a wheel that was brought along, unless the cache has it; `chunks` gives its content.
+
+    Raises LockError when it does not match its hash, StorageError when the cache cannot be written.
+    """
+    _check(package)
+    path = wheel_path(cache, package)
+    with storage_errors(cache), locked(path.parent / ".lock"):
+        if _stored(cache, package, verify=False):
+            return
+        partial = path.with_name(".partial")
+        digest = hashlib.sha256()
+        try:
+            with partial.open("wb") as out:
+                for chunk in chunks():
+                    digest.update(chunk)
+                    out.write(chunk)
+                size = out.tell()
+            if digest.hexdigest() != package.sha256:
+                raise LockError(
+                    f"{package.file} does not match its hash; it was not kept",
+                    details=(f"expected sha256 {package.sha256}", f"found    sha256 {digest.hexdigest()}"),
+                    hint="get the file that holds it again from where it came",
+                )
+            partial.replace(path)
+            write_atomically(_marker(cache, package), str(size).encode())
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def has_wheel(package: LockedPackage, *, cache: Path) -> bool:
+    """Say whether the cache holds a wheel, whose hash was found right when it was stored."""
+    return _stored(cache, package, verify=False)
 
 
 def wheel_path(cache: Path, package: LockedPackage) -> Path:

@@ -109,7 +109,9 @@ RULES: Rules = {
         "seconds": SECONDS,
     },
     Divergence: {
-        "what": Rule(expected="what diverged", choices=("loss", "length", "gradients", "weights", "rng", "outputs")),
+        "what": Rule(
+            expected="what diverged", choices=("loss", "length", "gradients", "weights", "rng", "batch", "outputs")
+        ),
         "stream": COUNT,
         "step": COUNT,
         "optimizer_step": COUNT,

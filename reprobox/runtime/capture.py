@@ -14,6 +14,7 @@ import weakref
 from typing import Any, Callable
 
 from . import hooks
+from .loaders import LOADER_NUMBER
 from .recorder import Recorder
 
 
@@ -48,6 +49,7 @@ class Capture:
             ("torch.amp.grad_scaler", self._attach_scaler),
             ("torch._functorch.eager_transforms", self._attach_functorch),
             ("torch.cuda.graphs", self._attach_graphs),
+            ("torch.utils.data.dataloader", self._attach_batches),
             ("accelerate.accelerator", self._attach_accelerate),
             ("lightning.pytorch.loops.optimization.automatic", self._attach_lightning),
             ("pytorch_lightning.loops.optimization.automatic", self._attach_lightning),
@@ -323,6 +325,12 @@ class Capture:
         self._wrap(module.CUDAGraph, "capture_begin", after=begun)
         self._wrap(module.CUDAGraph, "capture_end", after=ended)
         self._wrap(module.CUDAGraph, "replay", after=lambda result, graph: self._replayed(graph))
+
+    def _attach_batches(self, module: Any) -> None:
+        def given(batch: Any, iterator: Any) -> None:
+            self._recorder.batch(batch, getattr(iterator, LOADER_NUMBER, 0))
+
+        self._wrap(module._BaseDataLoaderIter, "__next__", after=given)
 
     def _attach_accelerate(self, module: Any) -> None:
         def about_to_divide(accelerator: Any, *args: Any, **kwargs: Any) -> None:

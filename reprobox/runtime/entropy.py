@@ -30,11 +30,13 @@ MAX_PLACES = 200
 # These modules hand on what their caller asked for; whoever called them is the one who draws.
 _RANDOM_MODULES = ("os", "random", "secrets", "uuid")
 _LISTING_MODULES = ("os", "pathlib", "glob")
-# Packages whose randomness goes into connections, notebooks' keys and names of shared memory, never into a training.
+# Packages whose randomness goes into connections, keys of processes and notebooks, and names of shared memory, never
+# into a training.
 # NumPy's own draws all pass `unseeded.py`.
 _HARMLESS_PACKAGES = frozenset(
-    ("numpy", "joblib", "ipykernel", "jupyter_client", "IPython", "tornado", "zmq", "aiohttp", "urllib3", "requests",
-     "httpx", "httpcore", "websockets", "botocore", "cryptography", "fsspec", "huggingface_hub", "wandb", "mlflow")
+    ("numpy", "joblib", "multiprocess", "ipykernel", "jupyter_client", "IPython", "tornado", "zmq", "aiohttp",
+     "urllib3", "requests", "httpx", "httpcore", "websockets", "botocore", "cryptography", "fsspec",
+     "huggingface_hub", "wandb", "mlflow")
 )  # fmt: skip
 # A number this close before now, in seconds, is taken for the time when used as a seed.
 _RECENT = 600.0
@@ -42,7 +44,7 @@ _UNITS = (1.0, 1e3, 1e6, 1e9)
 
 
 class Findings:
-    """What was found in this process: how often, by table (`entropy` or `derived`), kind and place.
+    """What was found in this process: how often, by table (`entropy`, `derived` or `own`), kind and place.
 
     Kept in a file of the process's own that is written anew at once for a new finding, and otherwise when a count has
     doubled and at the end: data loaders' workers are often killed.
@@ -89,7 +91,7 @@ class Findings:
                 if "multiprocessing.util" in sys.modules:
                     # Children of multiprocessing leave by os._exit and never run atexit handlers.
                     sys.modules["multiprocessing.util"].Finalize(None, self.write, exitpriority=-100)
-            tables: dict[str, list[dict[str, Any]]] = {"entropy": [], "derived": []}
+            tables: dict[str, list[dict[str, Any]]] = {"entropy": [], "derived": [], "own": []}
             for (table, what, where), count in sorted(self._counts.items()):
                 tables[table].append({"what": what, "where": where, "count": count})
             with open(self._path + ".tmp", "w", encoding="utf-8") as handle:
@@ -107,6 +109,7 @@ class Audit:
         self._run_seed = run_seed
         self._started = time.time()
         self._listings: dict[Any, bool] = {}
+        self._own: dict[tuple[str, str], str] = {}
 
     def install(self) -> None:
         """Hook what is there now, and the rest when it is imported."""
@@ -162,7 +165,11 @@ class Audit:
             setattr(module.cuda, name, self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name))
 
     def _seeding(self, original: Any, fresh: str | None, name: str | None = None) -> Any:
-        """Wrap a function that takes a seed: note a seed that is the time, and `fresh` where no seed is given."""
+        """Wrap a function that takes a seed: note a seed that is the time, and `fresh` where no seed is given.
+
+        One without a `name` of its own seeds a generator that everyone draws from: a seed of the program's is noted.
+        """
+        everyones = name is None
         name = name or "%s.%s" % (getattr(original, "__module__", None) or "numpy.random", original.__name__)
         label = "the time as seed of %s" % name
 
@@ -172,6 +179,8 @@ class Audit:
             what = fresh if value is None else label if self.is_time(value) else None
             if what is not None:
                 self.note_seed(what, callers.calling_frame(1))
+            elif everyones and isinstance(value, int) and value != self._run_seed:
+                self.note_own_seed(name, value, callers.calling_frame(1))
             return original(*args, **kwargs)
 
         return seeding
@@ -206,6 +215,17 @@ class Audit:
             found = callers.nearest((OWN, TORCH, STDLIB), frame)
             if found is not None:
                 self.findings.note("entropy", what, callers.place_of(found))
+
+    def note_own_seed(self, name: str, value: int, frame: FrameType) -> None:
+        """Note that the program itself set a seed: if it is a fixed one, the run's does not reach what comes after.
+
+        Only of the program's own process, since workers are seeded with what they were given, and only the first
+        number of a place, since some seed anew at every step.
+        """
+        processes = sys.modules.get("multiprocessing.process")
+        if callers.kind_of(frame) in (USER, LIBRARY) and (processes is None or processes.parent_process() is None):
+            place = callers.place_of(callers.nearest((OWN, TORCH, STDLIB, LIBRARY), frame) or frame)
+            self.findings.note("own", self._own.setdefault((name, place), "%s(%d)" % (name, value)), place)
 
     def _on_random(self, what: str, frame: FrameType) -> None:
         found, through = _through(_RANDOM_MODULES, frame)

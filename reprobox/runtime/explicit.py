@@ -117,6 +117,7 @@ def create_reproducible_dataloader(
     *,
     seed: int | None = None,
     worker_init_fn: Callable[[int], None] | None = None,
+    seed_batches: bool = False,
     **options: Any,
 ) -> Any:
     """Return a torch DataLoader whose order and workers are seeded; `options` go to torch as they are.
@@ -124,12 +125,14 @@ def create_reproducible_dataloader(
     By seeding scheme 1: the first loader shuffles with `seed` (default: the one last set, else the run's, else 42), and
     its workers start their first epoch with seed, seed + 1, ...; every other loader, epoch, rank and worker gets
     streams of its own. A `generator` of yours orders the samples instead; a `worker_init_fn` of yours runs after ours.
+    With `seed_batches` each batch is seeded from its indices, so that what a map-style dataset draws does not depend on
+    `num_workers`.
     """
     torch = _torch()
     options.update(batch_size=batch_size, shuffle=shuffle, num_workers=num_workers)
     run = current.run
     base = _base_seed() if seed is None else checked_seed(seed)
-    if run is not None and base == run.seed:
+    if run is not None and base == run.seed and not seed_batches:
         # The run does it for every loader, and numbers them all.
         return torch.utils.data.DataLoader(dataset, generator=generator, worker_init_fn=worker_init_fn, **options)
     number = _told.loaders
@@ -137,7 +140,7 @@ def create_reproducible_dataloader(
     if generator is None:
         generator = torch.Generator().manual_seed(seeding.shuffle_seed(base, number))
     rank = os.environ.get("RANK", "")
-    worker_seeder = _WorkerInit(base, number, int(rank) if rank.isdigit() else 0, worker_init_fn)
+    worker_seeder = _WorkerInit(base, number, int(rank) if rank.isdigit() else 0, worker_init_fn, seed_batches)
     loader = _loader_class(torch)(dataset, generator=generator, worker_init_fn=worker_seeder, **options)
     loader.reprobox_seeder = worker_seeder
     return loader
@@ -151,7 +154,9 @@ def _loader_class(torch: Any) -> Any:
     class ReproducibleDataLoader(torch.utils.data.DataLoader):  # type: ignore[misc]
         def __iter__(self) -> Any:
             self.reprobox_seeder.epoch += 1
-            return super().__iter__()
+            iterator = super().__iter__()
+            self.reprobox_seeder.begun(iterator)
+            return iterator
 
     return ReproducibleDataLoader
 

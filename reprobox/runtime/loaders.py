@@ -7,8 +7,10 @@ import sys
 from types import FrameType
 from typing import Any, Callable
 
-from . import hooks, seeding
+from . import batch_seeds, hooks, seeding
 
+# The attribute of a loader's iterator that numbers the loader, for those who see its batches.
+LOADER_NUMBER = "reprobox_loader"
 _made = [0]
 
 
@@ -18,28 +20,44 @@ class SeedsWorkers:
     Picklable when the user's is, as `spawn` needs it. `epoch` is set by the main process before workers start.
     """
 
-    def __init__(self, seed: int, loader: int, rank: int, user: Callable[[int], None] | None) -> None:
-        """Remember which loader of which rank this is for, and the user's own function."""
+    def __init__(
+        self, seed: int, loader: int, rank: int, user: Callable[[int], None] | None, by_batch: bool = False
+    ) -> None:
+        """Remember which loader of which rank this is for, the user's own function, and whether to seed each batch."""
         self.seed = seed
         self.loader = loader
         self.rank = rank
         self.user = user
+        self.by_batch = by_batch
         self.epoch = -1
 
     def __call__(self, worker_id: int) -> None:
         """Seed this worker process. Called by torch in the worker."""
         seeding.seed_loaded(seeding.worker_seed(self.seed, self.loader, self.epoch, self.rank, worker_id))
+        if self.by_batch:
+            batch_seeds.give_to_worker(self._batch_seeds())
         if self.user is not None:
             self.user(worker_id)
+
+    def begun(self, iterator: Any) -> None:
+        """Take note, in the main process, that the loader's iterator for this epoch is there."""
+        setattr(iterator, LOADER_NUMBER, self.loader)
+        if self.by_batch:
+            batch_seeds.give_to_iterator(iterator, self._batch_seeds())
+
+    def _batch_seeds(self) -> batch_seeds.BatchSeeds:
+        return batch_seeds.BatchSeeds(self.seed, self.loader, self.epoch, self.rank)
 
 
 class WorkerSeeder(SeedsWorkers):
     """The `worker_init_fn` that every DataLoader gets in a run."""
 
 
-def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
-    """Patch `torch.utils.data.dataloader`, given as `module`. What was done is appended to `log`: where in
-    the user's code loaders were made, how many there, their workers, and what reprobox seeded of them.
+def patch(module: Any, seed: int, by_batch: bool, log: list[dict[str, Any]]) -> None:
+    """Patch `torch.utils.data.dataloader`, given as `module`; with `by_batch` each batch is seeded by itself.
+
+    What was done is appended to `log`: where in the user's code loaders were made, how many there, their workers, and
+    what reprobox seeded of them.
     """
     # Not at the top: most Python processes that start the runtime load no torch, and these cost milliseconds.
     import functools
@@ -67,7 +85,7 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
         user = bound.arguments.get("worker_init_fn")
         if isinstance(user, WorkerSeeder):
             user = user.user  # a loader made from another's attributes, as Accelerate and Lightning do
-        bound.arguments["worker_init_fn"] = WorkerSeeder(seed, loader, seeding.distributed_rank() or 0, user)
+        bound.arguments["worker_init_fn"] = WorkerSeeder(seed, loader, seeding.distributed_rank() or 0, user, by_batch)
         return bound.args, bound.kwargs, ours
 
     @functools.wraps(original_init)
@@ -84,12 +102,13 @@ def patch(module: Any, seed: int, log: list[dict[str, Any]]) -> None:
     def __iter__(self: Any) -> Any:
         try:
             seeder = self.worker_init_fn
-            if isinstance(seeder, WorkerSeeder):
-                seeder.epoch += 1
-                seeder.rank = (
-                    seeding.distributed_rank() or 0
-                )  # which may have become known only after the loader was made
-            return original_iter(self)
+            if not isinstance(seeder, WorkerSeeder):
+                return original_iter(self)
+            seeder.epoch += 1
+            seeder.rank = seeding.distributed_rank() or 0  # it may have become known only after the loader was made
+            iterator = original_iter(self)
+            seeder.begun(iterator)
+            return iterator
         except BaseException as error:
             hooks.without_own_frame(error)
             raise

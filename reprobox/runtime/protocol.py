@@ -3,13 +3,15 @@
 The host writes `config.json` into the record folder and names that folder in `REPROBOX_RECORD`; the runtime writes the
 other files there. This module is read on both sides, so it keeps to Python 3.9 and imports nothing.
 
-config.json   {"seed": int, "seed_scheme": 1, "deterministic": bool, "threads": int, "digest_every": int}
+config.json   {"seed": int, "seed_scheme": 1, "deterministic": bool, "threads": int, "digest_every": int,
+              "loader_seeding": "worker" | "batch"}
 started-N     empty; one for each Python process in which the runtime started (N is its process ID)
 stream-NNN.records   one stream for each process that recorded; NNN is its rank, else its place among its siblings
 facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
 facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
 entropy-PID-N.json   what drew on the outside world in one process, data loaders' workers included:
-                     {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed]}
+                     {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed],
+                     "own": [the same, of seeds that the program set for generators that everyone draws from]}
 
 A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
 The first field is the kind, so that new kinds can be added and unknown ones passed over:
@@ -25,14 +27,15 @@ The first field is the kind, so that new kinds can be added and unknown ones pas
                              a GradScaler found infinite gradients, so the parameters stayed as they were
     digest OPTIMIZER_STEP  WHAT  OPTIMIZER  VALUE
                              64 bits in hex over all bits of `gradients` or `weights` of one optimizer, or over the
-                             state of the random generators (`rng`), right after that step (see digests.py)
+                             state of the random generators (`rng`), right after that step (see digests.py); of
+                             `batch`: over what data loader number OPTIMIZER gave before that step
     metric NAME  STEP  DTYPE  BITS
                              a number that the program logged after STEP losses: BITS as of a loss
     end    WEIGHTS           the process ended normally: sha256 of all optimized parameters, or -
 
 STEP counts the losses of a stream from 0, OPTIMIZER_STEP the calls of optimizers' step() before the record; the
 OPTIMIZER_STEP of a digest is that of the `step` which it follows. Gradients are digested after the first step of each
-optimizer, weights and random states after it and then after every DIGEST_EVERY of its steps.
+optimizer, weights and random states after it and then after every DIGEST_EVERY of its steps, a batch before these.
 """
 
 STREAM_VERSION = 1
@@ -42,6 +45,9 @@ STARTED_PREFIX = "started-"
 STREAM_PREFIX = "stream-"
 STREAM_SUFFIX = ".records"
 DEFAULT_DIGEST_EVERY = 25
+# Ways of seeding what data loaders do: their worker processes, or also each batch by itself.
+SEED_WORKERS = "worker"
+SEED_BATCHES = "batch"
 FACTS_PREFIX = "facts-"
 FACTS_SUFFIX = ".json"
 ENTROPY_PREFIX = "entropy-"

@@ -57,6 +57,9 @@ class Recorder:
         self._rings: dict[tuple[Any, Any, Any], Any] = {}
         self._optimizers: weakref.WeakKeyDictionary[Any, _Tracked] = weakref.WeakKeyDictionary()
         self._tracked: list[_Tracked] = []
+        # By data loader: the optimizer step from which on the next of its batches is digested.
+        self._batch_due: dict[int, int] = {}
+        self._batches_before_training: list[Any] = []
         self.losses = self.steps = 0
         self._flushed = time.monotonic()
         self._begun = False
@@ -119,7 +122,7 @@ class Recorder:
         if value.device.type == "meta":
             return
         if self.losses == 0:
-            self._parameters.training_begins()
+            self._training_begins()
         if value.numel() != 1:
             value = value.double().sum()  # backward(gradient=...) on a whole tensor: one number stands for it
         dtype = str(value.dtype)[6:]
@@ -157,11 +160,35 @@ class Recorder:
         """Record that a GradScaler did not let an optimizer step."""
         self._entries.append("skip\t%d\t%d\n" % (self.steps, self._track(optimizer).ordinal))
 
+    def batch(self, batch: Any, loader: int) -> None:
+        """Digest what data loader number `loader` gave: at most one batch a step, as often as weights are digested."""
+        if not self._digest_every or self.steps < self._batch_due.get(loader, 0):
+            return
+        rounds = (self.steps + 1) // self._digest_every
+        self._batch_due[loader] = (rounds + 1) * self._digest_every - 1
+        if self._torch.utils.data.get_worker_info() is not None:
+            return  # a loader inside another's worker
+        from .batch_digests import tensors_of
+
+        # A process that only reads data is not a training, and leaves no record.
+        entries = self._entries if self.losses or self.steps else self._batches_before_training
+        try:
+            sums = self._digester.of(tensors_of(self._torch, batch))
+            entries.append(self._digest_entry(self.steps, "batch", loader, sums))
+        except Exception as error:
+            self._batch_due[loader] = sys.maxsize
+            self.warn("no digests of batches of data loader %d: %s: %s" % (loader, type(error).__name__, error))
+
+    def _training_begins(self) -> None:
+        self._parameters.training_begins()
+        self._entries += self._batches_before_training
+        self._batches_before_training = []
+
     def _track(self, optimizer: Any) -> _Tracked:
         tracked = self._optimizers.get(optimizer)
         if tracked is None:
             if not self._tracked:
-                self._parameters.training_begins()
+                self._training_begins()
             tracked = self._optimizers[optimizer] = _Tracked(len(self._tracked), type(optimizer).__name__)
             self._tracked.append(tracked)
             # The parameters live as long as the optimizer, which holds them anyway. When it goes away before the
@@ -172,29 +199,34 @@ class Recorder:
 
     def _digest(self, at: int, tracked: _Tracked, first: bool) -> None:
         """Digest what an optimizer has just changed. A failure, such as no memory left, ends the digests alone."""
-        from .digests import combined, random_state
+        from .digests import random_state
 
         try:
             found = [("weights", self._digester.of(tracked.parameters))]
             if first:
                 found.insert(0, ("gradients", self._digester.of([each.grad for each in tracked.parameters])))
             for what, sums in found:
-                start = "digest\t%d\t%s\t%d\t" % (at, what, tracked.ordinal)
-                sizes, *tensors = sums
-                if all(each.device.type == "cpu" for each in tensors):
-                    self._entries.append(start + combined(sums) + "\n")
-                else:
-                    self._later(
-                        tensors,
-                        lambda *host, start=start, sizes=sizes: start + combined((sizes, *host)) + "\n",
-                    )
+                self._entries.append(self._digest_entry(at, what, tracked.ordinal, sums))
             self._entries.append("digest\t%d\trng\t%d\t%s\n" % (at, tracked.ordinal, random_state(self._torch)))
         except Exception as error:
             self._digest_every = 0
             self.warn("no digests after optimizer step %d: %s: %s" % (at, type(error).__name__, error))
 
+    def _digest_entry(self, at: int, what: str, number: int, sums: list[Any]) -> Any:
+        """Return the entry of one digest: a line, or what will be one when the sums have arrived on the host."""
+        from .digests import combined
+
+        start = "digest\t%d\t%s\t%d\t" % (at, what, number)
+        sizes, *tensors = sums
+        if all(each.device.type == "cpu" for each in tensors):
+            return start + combined(sums) + "\n"
+        return self._under_way(tensors, lambda *host: start + combined((sizes, *host)) + "\n")
+
     def _later(self, values: list[Any], render: Callable[..., str]) -> None:
-        """Queue a line that `render` makes of these one-element tensors once their bits have arrived on the host."""
+        self._entries.append(self._under_way(values, render))
+
+    def _under_way(self, values: list[Any], render: Callable[..., str]) -> Any:
+        """Return the entry for a line that `render` makes of one-element tensors once they are on the host."""
         from .device_ring import DeviceRing
 
         slots = []
@@ -205,7 +237,7 @@ class Recorder:
             if ring is None:
                 ring = self._rings[key] = DeviceRing(self._torch, value.device, value.dtype, stream)
             slots.append(ring.put(value))
-        self._entries.append((slots, render))
+        return slots, render
 
     def _optimizer_gone(self, tracked: _Tracked, pid: int) -> None:
         if pid == os.getpid():

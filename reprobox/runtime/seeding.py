@@ -37,6 +37,11 @@ def worker_seed(seed: int, loader: int, epoch: int, rank: int, worker: int) -> i
     return derived_seed(seed, "worker", loader, epoch, rank, worker)
 
 
+def batch_seed(seed: int, loader: int, epoch: int, rank: int, index: str) -> int:
+    """Return the seed of one batch, whose indices are `index`, where batches are seeded one by one."""
+    return derived_seed(seed, "batch", loader, epoch, rank, index)
+
+
 def seed_random(module: Any, value: int) -> None:
     """Seed Python's `random`, given as `module`."""
     module.seed(value)

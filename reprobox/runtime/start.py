@@ -21,6 +21,7 @@ def start() -> None:
     with open(os.path.join(folder, protocol.CONFIG_FILE), encoding="utf-8") as handle:
         config = json.load(handle)
     seed = config["seed"]
+    by_batch = config.get("loader_seeding") == protocol.SEED_BATCHES
     # A child process inherits the variable and so knows that it is not the program itself, which reports facts even
     # when it trains nothing.
     root = _ROOT_VARIABLE not in os.environ
@@ -42,7 +43,7 @@ def start() -> None:
 
     hooks.after_import("random", guarded(seeding.seed_random, seed))
     hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
-    hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, recorder.data_loaders))
+    hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, by_batch, recorder.data_loaders))
     hooks.after_import("torch.utils.data.dataloader", guarded(epochs.watch, recorder.warn))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))

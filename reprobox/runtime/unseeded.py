@@ -39,6 +39,7 @@ class Streams:
         self._path: tuple[int, ...] = ()
         self._identity: tuple[str | int, ...] = ()
         self._made: dict[tuple[str, str], int] = {}
+        self._scope: str | None = None
         os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
 
     def restart(self, seed: int) -> None:
@@ -46,12 +47,22 @@ class Streams:
         self.seed = seed
         self._made = {}
 
+    def enter(self, scope: str) -> tuple[str | None, dict[tuple[str, str], int]]:
+        """Derive by `scope` instead of by process, from a numbering of its own. Returns what `leave` takes."""
+        before = (self._scope, self._made)
+        self._scope, self._made = scope, {}
+        return before
+
+    def leave(self, before: tuple[str | None, dict[tuple[str, str], int]]) -> None:
+        """Go on as before `enter`."""
+        self._scope, self._made = before
+
     def next_seed(self, kind: str, maker: str, bits: int = _WORD) -> int:
         """Return the seed of the next generator of that kind that `maker` (the user's code, a library) makes.
 
         Each maker has a numbering of its own, so that a library that makes one more changes nothing for the user's.
         """
-        process = self._process()
+        process = self._process() if self._scope is None else (self._scope,)
         with self._lock:
             number = self._made[kind, maker] = self._made.get((kind, maker), -1) + 1
         return self._derive(bits, kind, maker, *process, number)

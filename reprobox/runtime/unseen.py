@@ -40,10 +40,14 @@ class Parameters:
             ]
 
     def changed(self) -> list[Any]:
-        """Return the parameters, still alive, that were written to since training began, in order of registration."""
+        """Return the parameters, still alive, that training wrote to by its own hand, in order of registration.
+
+        Beside those that torch counted a write to, those that hold a gradient: what uses up gradients without an
+        optimizer often writes through `.data`, and a parameter that was left as it was does no harm here.
+        """
         pairs = ((known(), version) for known, version in self._versions or ())
         alive = [(value, version) for value, version in pairs if value is not None and _trainable(value)]
-        return [value for value, version in alive if value._version != version]
+        return [value for value, version in alive if value._version != version or value.grad is not None]
 
     def with_gradients(self) -> int:
         """Count the parameters that hold a gradient."""

@@ -40,14 +40,7 @@ def restore_code(packed: bytes, *, archive: ArchiveRecord, target: Path) -> None
     IncomparableError when the archive is damaged, not the one meant or unsafe, UsageError when `target` is not empty,
     StorageError when it cannot be written.
     """
-    tar = _unpack(packed, min(archive.bytes, MAX_TAR_BYTES))
-    found = digest_of(tar)
-    if found != archive.digest:
-        raise IncomparableError(
-            "the code archive does not match its hash",
-            details=(f"expected  {archive.digest}", f"found     {found}"),
-            hint="the manifest or its code archive was edited or damaged; get both again from where they came from",
-        )
+    tar = checked_tar(packed, archive)
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UsageError(f"the code is to be put into {target}, which is not an empty folder")
     try:
@@ -60,6 +53,19 @@ def restore_code(packed: bytes, *, archive: ArchiveRecord, target: Path) -> None
                 entry.rename(target / entry.name)
     except OSError as error:
         raise StorageError(f"the code cannot be put into {target}", details=(str(error),)) from error
+
+
+def checked_tar(packed: bytes, archive: ArchiveRecord) -> bytes:
+    """Return the tar inside a packed archive. Raises IncomparableError when it is damaged or not the one meant."""
+    tar = _unpack(packed, min(archive.bytes, MAX_TAR_BYTES))
+    found = digest_of(tar)
+    if found != archive.digest:
+        raise IncomparableError(
+            "the code archive does not match its hash",
+            details=(f"expected  {archive.digest}", f"found     {found}"),
+            hint="the manifest or its code archive was edited or damaged; get both again from where they came from",
+        )
+    return tar
 
 
 def _unpack(packed: bytes, limit: int) -> bytes:

@@ -64,6 +64,20 @@ def check_data(
     return tuple(differences)
 
 
+def data_files(project: Path, record: DataRecord) -> dict[str, Path]:
+    """Return the files of recorded data by the path at which the program finds them: `record.path`, or below it.
+
+    Links are followed, as for the digest. Raises SpecError as `hash_data` does.
+    """
+    name = _checked_path(record.path)
+    if not (project / name).exists():
+        raise _missing(project, name)
+    top = (project / name).resolve()
+    if not top.is_dir():
+        return {name: top}
+    return {posixpath.join(name, path): place for path, place in _tree(top, name).items()}
+
+
 def hash_outputs(work: Path, outputs: Sequence[str]) -> tuple[OutputRecord, ...]:
     """Return one record a plain file at or under the paths of `outputs` (relative to `work`), by path.
 

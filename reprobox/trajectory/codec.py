@@ -5,9 +5,9 @@
 `dtype` names the dtype of all losses (`float32`), or runs of it where it changes (`float32*100,bfloat16*20`); each run
 is shuffled by itself; `event` and `scale` are written as such runs too. `optimizer_at` is base64 of zlib over the
 differences between successive optimizer steps, each an unsigned LEB128 number. `digests` is base64 of zlib over three
-columns: the differences between their optimizer steps, `4 * optimizer + kind` (0 gradients, 1 weights, 2 rng), both in
-LEB128, and their 8 bytes each, big-endian. A manifest may come from anybody: no text decodes to more than its counts
-allow.
+columns: the differences between their optimizer steps, `4 * optimizer + kind` (0 gradients, 1 weights, 2 rng, 3
+batch), both in LEB128, and their 8 bytes each, big-endian. A manifest may come from anybody: no text decodes to more
+than its counts allow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reprobox.trajectory.model import Digest, Loss, StreamRecord, Trajectory
 MAX_LOSSES = 1 << 24
 MAX_DIGESTS = 1 << 22
 EVENTS = ("backward", "grad", "func")
-DIGESTED = ("gradients", "weights", "rng")
+DIGESTED = ("gradients", "weights", "rng", "batch")
 # Positive, and a finite float64 whose inverse is one too.
 SCALE_PATTERN = r"(?=[0-9.]*[1-9])[0-9]{1,25}(?:\.[0-9]{1,25})?(?:e[-+][0-9]{2})?"
 _RUN = re.compile(r"([a-z0-9.+-]+)\*([1-9]\d{0,8})")
@@ -183,7 +183,7 @@ def _unpack_digests(record: StreamRecord) -> tuple[Digest, ...]:
     packed = _inflate("digests", record.digests, (2 * _LONGEST_NUMBER + 8) * count)
     differences, packed = _take_numbers("digests", packed, count)
     kinds, packed = _take_numbers("digests", packed, count)
-    if len(packed) != 8 * count or any(kind % 4 >= len(DIGESTED) for kind in kinds):
+    if len(packed) != 8 * count:
         raise _damaged("digests", f"they are not {count} digests")
     text = packed.hex()
     return tuple(

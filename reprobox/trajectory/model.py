@@ -28,7 +28,8 @@ class Loss:
 class Digest:
     """64 bits, `value` in hex, over all bits of `what` right after an optimizer's step number `optimizer_step`.
 
-    `what` is `gradients` or `weights` of that optimizer (numbered as first seen), or `rng`: torch's random generators.
+    `what` is `gradients` or `weights` of that optimizer (numbered as first seen), or `rng`: torch's random generators;
+    or `batch`: what data loader number `optimizer` gave before that step.
     """
 
     optimizer_step: int
@@ -105,9 +106,9 @@ class Divergence:
     """The first place where two trajectories part.
 
     `what` is `loss` (values differ), `length` (one ends before the other), `gradients`, `weights` or `rng` (a digest
-    differs, after `optimizer_step`), or `outputs`; for losses,
-    `recorded` and `replayed` are decimal texts, the `_bits` their hex bits and `ulps` their distance in units in the
-    last place (None where not both finite and of one dtype). `stream` numbers the process.
+    differs, after `optimizer_step`), `batch` (one differs, before it), or `outputs`; for losses, `recorded` and
+    `replayed` are decimal texts, the `_bits` their hex bits and `ulps` their distance in units in the last place (None
+    where not both finite and of one dtype). `stream` numbers the process.
     """
 
     what: str

@@ -47,8 +47,14 @@ def inventory(cache: Path) -> tuple[Item, ...]:
 
 
 def unneeded(cache: Path, items: Iterable[Item]) -> tuple[Item, ...]:
-    """Return those of `items` that no remembered lock, image or base speaks of, and what killed processes left."""
+    """Return those of `items` that no lock, image or base speaks of that the cache remembers or that a bundle brought,
+    and what killed processes left.
+    """
     layers: set[str] = set()
+    for path in (cache / "images" / "kept").glob("*/manifest.json"):
+        manifest = read_json(path)
+        brought = manifest.get("layers") if isinstance(manifest, dict) else None
+        layers.update(str(layer.get("digest")).removeprefix("sha256:") for layer in _records(brought))
     for path in (cache / "images").glob("*.json"):
         layers.update(str(layer.get("diff_id")).removeprefix("sha256:") for layer in _records(read_json(path)))
     wheels: set[str] = set()

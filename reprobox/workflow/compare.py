@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.manifest.model import Manifest
-from reprobox.manifest.store import read_manifest
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.comparison import compare, compare_outputs
 from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
+from reprobox.workflow.unpack import load_manifest
 
 
 def judge(
@@ -33,12 +34,23 @@ def judge(
     return compare_outputs(recorded_run.result.outputs, replayed_run.result.outputs)
 
 
-def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> tuple[Verdict, list[dict[str, str]]]:
-    """Compare two manifests; return the verdict and what else differs between the two runs.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The verdict on two runs, how many losses the first recorded, and what else differs between them."""
 
-    Raises ManifestError when one cannot be read.
+    verdict: Verdict
+    steps_recorded: int
+    differences: list[dict[str, str]]
+
+
+def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> Comparison:
+    """Compare two runs, of which the first is taken as the recorded one.
+
+    Each is named by its folder, its manifest or a bundle.
+
+    Raises UsageError, ManifestError or BundleError when one cannot be read.
     """
-    one, other = read_manifest(first), read_manifest(second)
+    one, other = load_manifest(first), load_manifest(second)
     verdict = judge(
         one,
         other,
@@ -46,7 +58,7 @@ def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> t
         replayed=tuple(decode_stream(stream) for stream in other.streams),
         tolerance=tolerance,
     )
-    return verdict, run_differences(one, other)
+    return Comparison(verdict=verdict, steps_recorded=one.result.steps, differences=run_differences(one, other))
 
 
 def run_differences(one: Manifest, other: Manifest) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 from reprobox.runtime import protocol
 from reprobox.validation import printable
 
-TABLES = ("entropy", "derived")
+TABLES = ("entropy", "derived", "own")
 _MAX_BYTES = 1_000_000
 _MAX_FINDINGS = 200
 _WARNINGS = 10

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,8 +11,9 @@ from reprobox.cache import in_use, mark_used
 from reprobox.engines.interface import Engine
 from reprobox.errors import ImageError, SpecError
 from reprobox.image.assemble import Image, assemble
-from reprobox.image.bases import Base, resolve_base
+from reprobox.image.bases import Base, describe_base, resolve_base
 from reprobox.image.interface import ImageStore
+from reprobox.image.kept import kept_base, kept_image
 from reprobox.image.layers import layer_path
 from reprobox.image.load import load
 from reprobox.image.model import BaseRecord, ImageRecord
@@ -89,12 +89,30 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
 def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
     """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
     with in_use(cache):
-        base: Base | None = None
-        if engine.name != "local":
-            pinned = manifest.image.base if manifest.image else None
-            base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
-        observer.finished("lock", _describe(manifest.lock), "from the manifest")
-        return _install(engine, base, manifest.lock, None, manifest.spec, cache=cache, observer=observer)
+        if engine.name == "local":
+            observer.finished("lock", _describe(manifest.lock), "from the manifest")
+            return _install(engine, None, manifest.lock, None, manifest.spec, cache=cache, observer=observer)
+        started = time.monotonic()
+        image = remake(engine, manifest, cache=cache, observer=observer)
+        return _loaded(engine, image, manifest.lock, None, started, observer)
+
+
+def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
+    """Assemble the manifest's image again: from the base, or the whole, that a bundle brought; else from what is had.
+
+    The image may come out as another one than recorded, where its base is no longer to be had.
+    """
+    recorded = manifest.image
+    base = kept_base(recorded, cache=cache) if recorded else None
+    brought = base is not None
+    if base is None:
+        pinned = recorded.base if recorded else None
+        base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
+    else:
+        observer.finished("base", describe_base(base), "from the bundle")
+    observer.finished("lock", _describe(manifest.lock), "from the manifest")
+    kept = recorded if brought else None
+    return _assembled(engine, base, manifest.lock, None, manifest.spec, kept=kept, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
@@ -121,25 +139,61 @@ def _install(
     cache: Path,
     observer: Observer,
 ) -> Environment:
-    wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
     if base is None:
         from reprobox.engines import local
 
+        wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
         prefix = local.prepare(lock, wheels, cache=cache, observer=observer)
         mark_used(wheels.values())
         return Environment(handle=str(prefix), lock=lock, image=None)
     started = time.monotonic()
+    image = _assembled(engine, base, lock, requirements, spec, kept=None, cache=cache, observer=observer)
+    return _loaded(engine, image, lock, requirements, started, observer)
+
+
+def _assembled(
+    engine: Engine,
+    base: Base,
+    lock: Lock,
+    requirements: Path | None,
+    spec: RunSpec,
+    *,
+    kept: ImageRecord | None,
+    cache: Path,
+    observer: Observer,
+) -> Image:
+    """Fetch the wheels that lack and assemble the image; the `kept` one is taken whole if the cache holds it."""
+    wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer)
+    pairs = [(package, wheels[package.sha256]) for package in lock.packages]
+    compiler = None
+    if spec.image.bytecode and not base.installed:
+        from reprobox.image.compiler import container_compiler
+
+        compiler = container_compiler(base, cast(ImageStore, engine), cache=cache, observer=observer)
+    whole = kept_image(kept, base, pairs, cache=cache) if kept else None
+    if whole is not None:
+        return replace(whole, compiler=compiler)
     try:
-        image, handle = _image(engine, base, lock, wheels, spec, cache=cache, observer=observer)
+        return assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
     except ImageError:
-        damaged = damaged_wheels(lock, cache=cache)
-        if not damaged:
+        if not _mended(lock, requirements, cache=cache, observer=observer):
             raise
-        names = ", ".join(package.file for package in damaged)
-        observer.warning(f"cached wheels were missing or damaged and are fetched again: {names}")
-        wheels = fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer, verify=True)
-        image, handle = _image(engine, base, lock, wheels, spec, cache=cache, observer=observer)
-    mark_used([*wheels.values(), *(layer_path(cache, layer.diff_id) for layer in image.layers)])
+        return assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
+
+
+def _loaded(
+    engine: Engine, image: Image, lock: Lock, requirements: Path | None, started: float, observer: Observer
+) -> Environment:
+    store = cast(ImageStore, engine)
+    try:
+        handle = load(image, store, observer=observer)
+    except ImageError:
+        # A layer that was lost is made from wheels.
+        if not _mended(lock, requirements, cache=image.cache, observer=observer):
+            raise
+        handle = load(image, store, observer=observer)
+    mark_used([path for _, path in image.wheels])
+    mark_used([layer_path(image.cache, layer.diff_id) for layer in image.layers])
     record = image.record
     observer.finished(
         "image", f"{len(record.diff_ids)} layers  {record.config_digest[:19]}…", f"{time.monotonic() - started:.1f} s"
@@ -147,26 +201,14 @@ def _install(
     return Environment(handle=handle, lock=lock, image=record)
 
 
-def _image(
-    engine: Engine,
-    base: Base,
-    lock: Lock,
-    wheels: Mapping[str, Path],
-    spec: RunSpec,
-    *,
-    cache: Path,
-    observer: Observer,
-) -> tuple[Image, str]:
-    """Assemble the image and load it; return it with the engine's ID of it."""
-    store = cast(ImageStore, engine)
-    compiler = None
-    if spec.image.bytecode and not base.installed:
-        from reprobox.image.compiler import container_compiler
-
-        compiler = container_compiler(base, store, cache=cache, observer=observer)
-    pairs = [(package, wheels[package.sha256]) for package in lock.packages]
-    image = assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
-    return image, load(image, store, observer=observer)
+def _mended(lock: Lock, requirements: Path | None, *, cache: Path, observer: Observer) -> bool:
+    """Fetch again the cached wheels that are damaged or gone, with a warning; return whether there were any."""
+    damaged = damaged_wheels(lock, cache=cache)
+    if damaged:
+        names = ", ".join(package.file for package in damaged)
+        observer.warning(f"cached wheels were missing or damaged and are fetched again: {names}")
+        fetch_wheels(lock, requirements=requirements, cache=cache, observer=observer, verify=True)
+    return bool(damaged)
 
 
 def _describe(lock: Lock) -> str:

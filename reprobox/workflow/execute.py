@@ -144,6 +144,7 @@ def _configure_runtime(job: Job) -> None:
         "deterministic": job.spec.deterministic,
         "threads": job.spec.resources.cpus,
         "digest_every": job.spec.trajectory.digest_every,
+        "loader_seeding": job.spec.loader_seeding,
     }
     (job.paths.record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 

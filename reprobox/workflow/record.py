@@ -96,6 +96,7 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
                 "data_loaders": result.facts.get("data_loaders", []),
                 "derived_seeds": result.findings.get("derived", []),
                 "entropy": result.findings.get("entropy", []),
+                **({"own_seeds": result.findings["own"]} if result.findings.get("own") else {}),
             }
         ),
         machine=inputs.machine,

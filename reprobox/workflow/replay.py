@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import reprobox
+from reprobox.bundle.reader import is_bundle
 from reprobox.engines.interface import DataMount, Engine
-from reprobox.errors import IncomparableError, ManifestError
+from reprobox.errors import ManifestError
 from reprobox.fingerprint import Machine, differences, observe
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.receipt import (
@@ -26,7 +26,6 @@ from reprobox.manifest.receipt import (
 from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.progress import Observer
 from reprobox.runtime.seeding import SCHEME
-from reprobox.snapshot.data import check_data
 from reprobox.snapshot.model import CodeRecord
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.comparison import LiveComparison
@@ -35,15 +34,18 @@ from reprobox.trajectory.reader import News
 from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
+from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, create_run, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
+from reprobox.workflow.unpack import unpack
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRequest:
-    """What to replay and how. `code` replaces the manifest's code, `data` is the folder in which data paths are looked
-    up (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
+    """What to replay and how. `manifest` may be a bundle, which brings all else; `code` replaces the manifest's code,
+    `data` is the folder in which data paths are looked up (None: the current folder, then the project that the
+    manifest lies in), `parent` is where `replays/` is made.
     """
 
     manifest: Path
@@ -69,9 +71,13 @@ class ReplayReport:
 def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> ReplayReport:
     """Replay a manifest and write a receipt.
 
-    Raises ManifestError when the manifest cannot be trusted, IncomparableError when its data or code are not to be
-    had as recorded, and LockError, ImageError or EngineError when its environment cannot be made.
+    Raises ManifestError or BundleError when the manifest or the bundle that holds it cannot be trusted,
+    IncomparableError when its data or code are not to be had as recorded, and LockError, ImageError or EngineError when
+    its environment cannot be made.
     """
+    if is_bundle(request.manifest):
+        brought = unpack(request.manifest, cache=cache, observer=observer)
+        request = replace(request, manifest=brought.manifest, data=request.data or brought.data)
     manifest = read_manifest(request.manifest)
     if manifest.run.seed_scheme != SCHEME:
         raise ManifestError(
@@ -151,17 +157,7 @@ def _code(request: ReplayRequest, manifest: Manifest, observer: Observer) -> tup
             what="code", recorded=manifest.code.tree, here=record.tree, effect="another program; chosen with --code"
         )
         return record, packed, [changed]
-    if manifest.archive is not None:
-        packed = base64.b64decode(manifest.archive)
-    else:
-        beside = RunPaths(root=request.manifest.absolute().parent).archive
-        if not beside.is_file():
-            raise IncomparableError(
-                f"the code is not inside {request.manifest} (its archive is over 1 MB) and not beside it",
-                details=(f"looked for: {beside}",),
-                hint="keep code.tar.xz beside the manifest, or name the code's folder with --code",
-            )
-        packed = beside.read_bytes()
+    packed = recorded_code(manifest, request.manifest)
     observer.finished("code", f"{manifest.code.files} files  {manifest.code.tree}", "from the manifest")
     return manifest.code, packed, []
 
@@ -170,25 +166,7 @@ def _data(request: ReplayRequest, manifest: Manifest, cache: Path) -> list[DataM
     """Find the data and make sure that it is what was trained on. Raises IncomparableError when it is not."""
     if not manifest.data:
         return []
-    # runs/ID/manifest.yaml lies two folders below its project.
-    candidates = [request.data] if request.data else [Path.cwd(), request.manifest.absolute().parent.parent.parent]
-    for folder in candidates:
-        if all((folder / record.path).exists() for record in manifest.data):
-            break
-    else:
-        missing = [record.path for record in manifest.data if not (candidates[0] / record.path).exists()]
-        raise IncomparableError(
-            f"the data that was trained on is not here: {', '.join(missing)}",
-            details=tuple(f"looked in:  {folder}" for folder in candidates),
-            hint="put it there, or name the folder that holds it with --data",
-        )
-    found = check_data(manifest.data, folder, cache=cache)
-    if found:
-        raise IncomparableError(
-            "the data is not what was trained on",
-            details=tuple(found),
-            hint="restore the data as it was when the manifest was made",
-        )
+    folder = recorded_data(manifest, request.manifest, request.data, cache=cache)
     return [DataMount(source=(folder / record.path).absolute(), target=record.path) for record in manifest.data]
 
 

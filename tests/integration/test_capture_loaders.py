@@ -206,6 +206,68 @@ def test_workers_that_are_started_afresh_get_the_same_seeds_as_forked_ones(train
     assert drawn(training, made.format(method) + code) == drawn(training, made.format("fork") + code)
 
 
+def test_seeding_by_batch_gives_the_same_draws_with_any_number_and_kind_of_workers(training: Training) -> None:
+    code = """
+    loader = DataLoader(Draws(12), batch_size=3, collate_fn=plain, {})
+    show('0', loader)
+    next(iter(loader))   # an epoch that is left early
+    show('2', loader)
+"""
+    kinds = (
+        "num_workers=0",
+        "num_workers=3",
+        "num_workers=2, persistent_workers=True",
+        "num_workers=2, multiprocessing_context='spawn'",
+    )
+    found = [drawn(training, code.format(kind), loader_seeding="batch") for kind in kinds]
+    draws = [{label: [(row[0], *row[3:]) for row in rows] for label, rows in one.items()} for one in found]
+    assert all(one == draws[0] for one in draws)
+    first = [value for rows in draws[0].values() for row in rows for value in row[1:]]
+    assert len(set(first)) == len(first) == 2 * 12 * 3
+
+
+def test_seeding_by_batch_makes_a_training_with_dropout_independent_of_the_number_of_workers(
+    training: Training,
+) -> None:
+    found = []
+    for count in (0, 2):
+        training.run(EPOCHS.replace("DEVICE", "'cpu'").replace("WORKERS", str(count)), loader_seeding="batch")
+        found.append((training.bits, training.streams[0].weights, training.streams[0].digests))
+    assert found[0] == found[1]
+    assert epochs(training, 0)[0] != found[0][0]
+
+
+def test_seeding_by_batch_gives_generators_without_a_seed_the_same_ones_in_any_worker(training: Training) -> None:
+    code = """
+    class Fresh(Dataset):
+        def __len__(self):
+            return 6
+        def __getitem__(self, index):
+            return [index, 0, 0, numpy.random.default_rng().random(), random.Random().random(), 0]
+    show('a', DataLoader(Fresh(), batch_size=2, collate_fn=plain, num_workers=COUNT))
+"""
+    found = [drawn(training, code.replace("COUNT", str(count)), loader_seeding="batch") for count in (0, 2)]
+    assert found[0] == found[1]
+    assert len({row[3] for row in found[0]["a"]}) == 6
+
+
+def test_a_data_set_that_fails_under_seeding_by_batch_shows_no_frame_of_ours(training: Training) -> None:
+    code = """
+from torch.utils.data import DataLoader, Dataset
+class Broken(Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        raise ValueError("no such sample")
+for batch in DataLoader(Broken(), num_workers=COUNT):
+    pass
+"""
+    for count in (0, 1):
+        done = training.run(code.replace("COUNT", str(count)), code_ends=1, loader_seeding="batch")
+        assert "no such sample" in done.stderr
+        assert "reprobox" not in done.stderr
+
+
 def test_iterable_data_sets_are_seeded_too(training: Training) -> None:
     rows = drawn(training, "    show('a', DataLoader(Endless(), num_workers=2, batch_size=2, collate_fn=plain))")["a"]
     assert workers(rows) == {0: 42, 1: 43}

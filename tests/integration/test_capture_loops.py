@@ -263,17 +263,30 @@ for _ in range(3):
     assert {loss.event for loss in stream.losses} == {"grad"}
 
 
-def test_a_module_trained_by_hand_has_its_final_weights_digested(training: Training) -> None:
-    code = """
+@pytest.mark.parametrize(
+    "update",
+    [
+        """
+    for parameter, gradient in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters()))):
+        with torch.no_grad():
+            parameter -= RATE * gradient
+""",
+        """
+    model.zero_grad()
+    loss.backward()
+    for parameter in model.parameters():
+        parameter.data.add_(parameter.grad, alpha=-RATE)
+""",
+    ],
+    ids=["without gradients kept", "through data"],
+)
+def test_a_module_trained_by_hand_has_its_final_weights_digested(training: Training, update: str) -> None:
+    code = f"""
 model = torch.nn.Linear(4, 1)
 frozen = torch.nn.Linear(4, 1)
 for _ in range(3):
     loss = loss_of(model)
-    seen(loss)
-    for parameter, gradient in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters()))):
-        with torch.no_grad():
-            parameter -= RATE * gradient
-"""
+    seen(loss){update}"""
     training.run(code.replace("RATE", "0.1"))
     first = training.streams[0].weights
     training.run(code.replace("RATE", "0.2"))

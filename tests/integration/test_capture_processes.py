@@ -36,6 +36,7 @@ if __name__ == "__main__":
     dist.destroy_process_group()
 """,
         launch=("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"),
+        attempts=4,
     )
     check(training)
 
@@ -52,7 +53,7 @@ if __name__ == "__main__":
     torch.multiprocessing.spawn(work, (os.path.abspath("store"),), nprocs=2)
 """
     )
-    training.run(code)
+    training.run(code, attempts=4)
     check(training)
 
 

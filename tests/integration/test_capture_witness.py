@@ -108,3 +108,65 @@ assert digest(big[::2]) == digest(big[::2].clone()) and digest(big.view(1, -1)) 
 assert digest() == digest() and len(whole) == 16
 """
     )
+
+
+def test_a_batch_that_differs_is_named_before_the_loss_that_it_leads_to(training: Training) -> None:
+    code = """
+from torch.utils.data import DataLoader, TensorDataset
+features[:, 3] = 0
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for epoch in range(2):
+    if epoch == 1:
+        features[5, 2] += CHANGE
+    for inputs, wanted in DataLoader(TensorDataset(features, targets), batch_size=2, num_workers=WORKERS):
+        optimizer.zero_grad()
+        loss = ((model(inputs) - wanted) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+"""
+    training.run(code.replace("CHANGE", "0").replace("WORKERS", "0"), digest_every=1)
+    recorded = training.streams
+    assert [(one.optimizer_step, one.optimizer) for one in recorded[0].digests if one.what == "batch"] == [
+        *((step, 0) for step in range(4)),
+        *((step, 1) for step in range(4, 8)),
+    ]
+    training.run(code.replace("CHANGE", "0").replace("WORKERS", "2"), digest_every=1)
+    assert compare(recorded, training.streams).outcome is Outcome.EXACT
+    training.run(code.replace("CHANGE", "0.1").replace("WORKERS", "0"), digest_every=1)
+    verdict = compare(recorded, training.streams)
+    place = verdict.first_divergence
+    assert place is not None
+    assert (place.what, place.step, place.optimizer_step) == ("batch", 6, 6)
+
+
+def test_batches_of_any_make_are_digested_and_large_ones_in_part(training: Training) -> None:
+    training.run(
+        """
+import numpy
+from reprobox.runtime.batch_digests import MOST_ELEMENTS, tensors_of
+from reprobox.runtime.digests import Digester, combined
+digester = Digester(torch)
+def digest(batch):
+    return combined(digester.of(tensors_of(torch, batch)))
+def batch(number=1.5, path="a", last=0.0, deep=1):
+    large = torch.zeros(3 * MOST_ELEMENTS)
+    large[-3] = last
+    return {"x": [torch.ones(2), (numpy.arange(3), numpy.float32(2.5))], "y": number, "path": path, "large": large,
+        "z": [[[[deep]]]]}
+assert digest(batch()) == digest(batch())
+assert digest(batch(path="b")) == digest(batch())
+assert len({digest(one) for one in (batch(), batch(number=2), batch(last=1.0), batch(deep=2), [], [1])}) == 6
+assert sum(tensor.numel() for tensor in tensors_of(torch, batch())) < 1.01 * MOST_ELEMENTS
+"""
+    )
+
+
+def test_a_program_that_only_reads_data_leaves_no_record(training: Training) -> None:
+    training.run(
+        """
+from torch.utils.data import DataLoader
+print(len(list(DataLoader(features, num_workers=1))))
+"""
+    )
+    assert training.streams == ()

@@ -116,8 +116,10 @@ def test_compare_names_the_first_differing_step_and_what_was_different(reprobox:
     first, other = run(reprobox, tiny), run(reprobox, tiny, "--seed", "7")
     same = reprobox("compare", first["run_dir"], first["manifest"], "--json", folder=tiny).data
     assert (same["verdict"], same["differences"]) == ("EXACT", [])
-    differing = reprobox("compare", first["run_dir"], other["run_dir"], "--json", folder=tiny, code=1).data
+    done = reprobox("compare", first["run_dir"], other["run_dir"], "--json", folder=tiny, code=1)
+    differing = done.data
     assert (differing["verdict"], differing["first_divergence"]["step"]) == ("DIVERGED", 0)
+    assert f"DIVERGED at step 0 of {first['steps']}" in done.stderr
     assert [difference["what"] for difference in differing["differences"]] == ["seed"]
     close = reprobox("compare", first["run_dir"], other["run_dir"], "--atol", "100", "--json", folder=tiny).data
     assert close["verdict"] == "WITHIN_TOLERANCE"

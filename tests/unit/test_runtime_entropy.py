@@ -94,6 +94,14 @@ def test_a_library_is_named_by_its_place_among_the_packages(guest: Guest) -> Non
     assert guest.run(code)[1]["entropy"] == [{"what": "os.urandom", "where": "augment/__init__.py:4", "count": 1}]
 
 
+def test_the_key_of_a_multiprocess_process_is_no_alarm(guest: Guest) -> None:
+    package = guest.work / "site-packages" / "multiprocess"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import os\nauthkey = os.urandom(32)\n")
+    code = "import sys\nsys.path.append('site-packages')\nimport multiprocess\n"
+    assert guest.run(code)[1] == {"entropy": [], "derived": [], "own": []}
+
+
 @pytest.mark.parametrize(
     "seed",
     ["time.time()", "int(time.time())", "int(time.time() * 1000)", "time.time_ns()", "time.time_ns() // 1000",
@@ -112,6 +120,39 @@ def test_ordinary_seeds_are_not_taken_for_the_time(tmp_path: Path) -> None:
     assert not any(map(audit.is_time, [0, 42, 1337, 20240101, 2**31 - 1, 2**32 - 1, 1_500_000_000, "abc", b"1", 3.5]))
 
 
+def test_a_seed_of_the_programs_own_is_noted_where_the_program_asks_for_it(guest: Guest) -> None:
+    package = guest.work / "site-packages" / "helper"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import random\ndef seed_everything(seed):\n    random.seed(seed)\n")
+    code = """\
+    import random, sys
+    sys.path.append('site-packages')
+    import helper
+    random.seed(42)
+    random.seed(7)
+    for step in range(3):
+        helper.seed_everything(8 + step)
+    random.Random(9)
+    """
+    assert guest.run(code, seed=42)[1] == {
+        "entropy": [],
+        "derived": [],
+        "own": [
+            {"what": "random.seed(7)", "where": "train.py:5", "count": 1},
+            {"what": "random.seed(8)", "where": "train.py:7", "count": 3},
+        ],
+    }
+
+
+def test_seeds_that_child_processes_set_are_not_called_the_programs_own(guest: Guest) -> None:
+    code = """\
+    import multiprocessing, random
+    child = multiprocessing.get_context("fork").Process(target=random.seed, args=(7,))
+    child.start(); child.join()
+    """
+    assert guest.run(code, seed=42)[1]["own"] == []
+
+
 def test_the_run_seed_may_be_the_time(guest: Guest) -> None:
     import time
 
@@ -119,6 +160,7 @@ def test_the_run_seed_may_be_the_time(guest: Guest) -> None:
     assert guest.run("import random\nimport os\nrandom.seed(int(os.environ['NOW']))\n", seed=now, NOW=str(now))[1] == {
         "entropy": [],
         "derived": [],
+        "own": [],
     }
 
 
@@ -139,7 +181,7 @@ def test_the_standard_librarys_own_draws_are_no_alarm(guest: Guest) -> None:
     child = context.Process(target=queue.put, args=(1,))
     child.start(); queue.get(); child.join()
     """
-    assert guest.run(code)[1] == {"entropy": [], "derived": []}
+    assert guest.run(code)[1] == {"entropy": [], "derived": [], "own": []}
 
 
 def test_unsorted_listings_of_the_users_code_are_noted_by_what_was_called(guest: Guest) -> None:
@@ -197,7 +239,11 @@ def test_generators_without_a_seed_get_one_that_depends_on_the_run(guest: Guest)
     assert guest.run(code, seed=43)[0] != first
     assert guest.run(code, RANK="1")[0] != first
     assert len(set(json.loads(first))) == 3
-    assert found == {"entropy": [], "derived": [{"what": "random.Random()", "where": "train.py:2", "count": 3}]}
+    assert found == {
+        "entropy": [],
+        "derived": [{"what": "random.Random()", "where": "train.py:2", "count": 3}],
+        "own": [],
+    }
 
 
 def test_generators_of_the_standard_library_keep_their_own_seeds(guest: Guest) -> None:
@@ -272,4 +318,4 @@ def test_findings_become_sentences(tmp_path: Path) -> None:
 def test_a_damaged_or_hostile_findings_file_is_passed_over(tmp_path: Path, content: str) -> None:
     (tmp_path / "entropy-1-1.json").write_text(content)
     (tmp_path / "entropy-2-1.json").symlink_to("/dev/zero")
-    assert read_findings(tmp_path) == {"entropy": [], "derived": []}
+    assert read_findings(tmp_path) == {"entropy": [], "derived": [], "own": []}

@@ -156,7 +156,6 @@ GOOD = encode_stream(trajectory_of([("float32", "3dcccccd", 0), ("float32", "3dc
         ({"scale": "1e999"}, "neither a scale"),
         ({"digest_count": 2}, "digests"),
         ({"digest_count": 2**40}, "expected 0 to"),
-        ({"digest_count": 1, "digests": packed(b"\0\3" + b"x" * 8)}, "they are not 1 digests"),
         ({"digest_count": 1, "digests": packed(b"\0\0" + b"x" * 9)}, "they are not 1 digests"),
         ({"digests": packed(b"\0" * 10_000_000)}, "more than the 0 bytes"),
     ],

@@ -90,6 +90,20 @@ def test_a_loss_that_differs_comes_before_the_digest_of_its_step() -> None:
     )
 
 
+def test_a_batch_that_differs_comes_before_the_loss_that_it_leads_to() -> None:
+    recorded = run(3.0, 2.0, 1.0, digests=digests(ONE, ONE, ONE, what="batch"))
+    replayed = run(3.0, 2.5, 1.5, digests=digests(ONE, OTHER, OTHER, what="batch"))
+    verdict = compare([recorded], [replayed])
+    place = verdict.first_divergence
+    assert place is not None
+    assert (place.what, place.step, place.optimizer_step) == ("batch", 1, 1)
+    assert verdict.steps_compared == 1
+    assert verdict.reason == "the batches differ before optimizer step 1, though the losses so far agree"
+    live = LiveComparison([recorded])
+    assert live.feed(0, replayed.losses, replayed.digests) == place
+    assert live.steps_compared == 1
+
+
 def test_digests_that_only_one_run_has_are_passed_over() -> None:
     verdict = compare([run(3.0, 2.0, digests=digests(ONE, ONE))], [run(3.0, 2.0, digests=digests(ONE))])
     assert verdict.outcome is Outcome.EXACT

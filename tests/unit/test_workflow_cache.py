@@ -195,3 +195,13 @@ def test_nothing_goes_by_a_slip(cache: Path, arguments: list[str]) -> None:
 def test_an_empty_cache_is_no_error(tmp_path: Path) -> None:
     for arguments in (["list"], ["size"], ["verify"], ["prune", "--all", "--yes"]):
         assert command(tmp_path / "none", *arguments).exception is None
+
+
+def test_the_layers_of_an_image_that_a_bundle_brought_are_needed(cache: Path) -> None:
+    for path in (cache / "images").glob("*.json"):
+        path.unlink()
+    layers = [{"digest": f"sha256:{item.path.stem}"} for item in inventory(cache) if item.kind == "layer"]
+    kept = cache / "images" / "kept" / "0123"
+    kept.mkdir(parents=True)
+    (kept / "manifest.json").write_text(json.dumps({"layers": layers}))
+    assert names(unneeded(cache, inventory(cache))) == {"stray-1.0-py3-none-any.whl"}
