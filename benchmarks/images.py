@@ -8,7 +8,8 @@ is reprobox's own base imported into Docker with pip (compiled) and uv already i
 one, as it leaves nothing behind that cannot be removed by ID. It copies the wheels into the image first; the column
 `RUN alone` leaves that out, because BuildKit could mount them. pip compiles bytecode, uv and reprobox do not:
 `--no-compile` is there for a like comparison. A cold reprobox has a cache with base, lock and wheels, and no layer; it
-is timed as a whole command. Every image made here is removed again.
+is timed as a whole command. With `--bytecode` the cold build is also measured with bytecode for reprobox and uv, which
+is what RUN pip compares with then. Every image made here is removed again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ RIVALS = {
 }
 PIP, PLAIN_PIP, UV = RIVALS
 OURS = "reprobox image build"
+OURS_COMPILED = "reprobox image build --bytecode"
+UV_COMPILED = "docker build, RUN uv --compile-bytecode"
+COMPILING = {UV_COMPILED: f"uv pip install --compile-bytecode --no-cache {_INSTALL}"}
 
 
 @dataclass
@@ -68,7 +72,9 @@ def main() -> int:
     """Measure, print, and return 1 when a promise is not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--bytecode", action="store_true", help="measure reprobox and uv with bytecode, too")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
 
     heading(f"An image of {', '.join(REQUIREMENTS)}: {rounds} interleaved builds each, wheels already downloaded")
     label = f"{LABEL}={os.getpid()}"
@@ -77,7 +83,7 @@ def main() -> int:
         try:
             bench = prepare(Path(folder), label, rounds)
             bench.ours = ours
-            kept = [cold(bench, rounds), changed(bench, rounds), unchanged(bench)]
+            kept = [cold(bench, rounds, compiled=arguments.bytecode), changed(bench, rounds), unchanged(bench)]
         finally:
             clean(label, ours)
     return 0 if all(kept) else 1
@@ -210,9 +216,10 @@ def build(context: Path, dockerfile: str, id_file: Path, *options: str) -> tuple
 def build_rival(bench: Bench, name: str, number: int, *options: str) -> float:
     """Build lock `number` the rival's way; return the seconds."""
     context = bench.contexts[number]
-    dockerfile = f"Dockerfile-{list(RIVALS).index(name)}"
+    install = {**RIVALS, **COMPILING}
+    dockerfile = f"Dockerfile-{list(install).index(name)}"
     (context / dockerfile).write_text(
-        f"FROM {bench.base}\nCOPY wheels /wheels\nCOPY requirements.lock /\nRUN {RIVALS[name]}\n"
+        f"FROM {bench.base}\nCOPY wheels /wheels\nCOPY requirements.lock /\nRUN {install[name]}\n"
     )
     # The context is sent without the other Dockerfiles, so that they cannot matter.
     (context / ".dockerignore").write_text("*\n!wheels\n!requirements.lock\n")
@@ -222,9 +229,10 @@ def build_rival(bench: Bench, name: str, number: int, *options: str) -> float:
     return taken
 
 
-def build_ours(bench: Bench, number: int, cache: Path) -> float:
+def build_ours(bench: Bench, number: int, cache: Path, *options: str, name: str = OURS) -> float:
     """Build lock `number` with reprobox and that cache; return the seconds of the whole command."""
-    command = [*reprobox(), "image", "build", "--base", "debian", "--json", "--project", str(bench.projects[number])]
+    command = [*reprobox(), "image", "build", "--base", "debian", "--json", *options]
+    command += ["--project", str(bench.projects[number])]
     started = time.perf_counter()
     with subprocess.Popen(
         command,
@@ -246,24 +254,24 @@ def build_ours(bench: Bench, number: int, cache: Path) -> float:
         sys.exit(f"{image} was in Docker before, so building it again is not cold: remove it and run again")
     if image not in bench.ours:
         bench.ours.append(image)
-    bench.built.setdefault(OURS, []).append(image)
+    bench.built.setdefault(name, []).append(image)
     bench.peaks.append(usage.ru_maxrss / 1024)
     bench.inside.append(result["seconds"])
     return taken
 
 
-def cold(bench: Bench, rounds: int) -> bool:
+def cold(bench: Bench, rounds: int, *, compiled: bool) -> bool:
     """Build everything from nothing but base, lock and wheels, and look at whether two builds are one image."""
     layers: dict[str, list[list[str]]] = {}
 
-    def ours() -> float:
+    def ours(name: str, *options: str) -> float:
         for image in bench.ours:
             ask(["docker", "image", "rm", image])
         bench.ours.clear()
         shutil.rmtree(bench.cold, ignore_errors=True)
         shutil.copytree(bench.prepared, bench.cold, copy_function=link)
-        taken = build_ours(bench, 0, bench.cold)
-        layers.setdefault(OURS, []).append(diff_ids(bench.built[OURS][-1]))
+        taken = build_ours(bench, 0, bench.cold, *options, name=name)
+        layers.setdefault(name, []).append(diff_ids(bench.built[name][-1]))
         return taken
 
     def rival(name: str) -> float:
@@ -271,8 +279,18 @@ def cold(bench: Bench, rounds: int) -> bool:
         layers.setdefault(name, []).append(diff_ids(bench.built[name][-1]))
         return taken
 
-    cases: dict[str, Callable[[], float]] = {OURS: ours, **{name: partial(rival, name) for name in RIVALS}}
+    rivals = {**RIVALS, **COMPILING} if compiled else RIVALS
+    cases: dict[str, Callable[[], float]] = {name: partial(rival, name) for name in rivals}
+    if compiled:
+        cases[OURS_COMPILED] = partial(ours, OURS_COMPILED, "--bytecode")
+    # Last, so that the builds which follow find its cache.
+    cases[OURS] = partial(ours, OURS)
     times = interleaved(cases, rounds, warm_up=False)
+    if bench.built[OURS][-1] not in bench.ours:
+        ours(OURS)
+    # What compiled; everything above holds its layers as well.
+    for image in set(ask(["docker", "images", "--quiet", "--no-trunc", "reprobox/base"]).split()) - bench.foreign:
+        ask(["docker", "image", "rm", image])
     mine = median(times[OURS])
     rows = [("cold", "median", "each", "ratio", "RUN alone", "ratio", "same image ID", "same layers")]
     for name, values in times.items():
@@ -298,6 +316,10 @@ def cold(bench: Bench, rounds: int) -> bool:
         judge("RUN uv against reprobox, cold", median(times[UV]) / mine, 1.0, "x", at_least=True),
         verdict(f"one image ID from {rounds} clean caches", len(set(bench.built[OURS])) == 1),
     ]
+    if compiled:
+        for name in (PIP, UV_COMPILED):
+            ratio = median(times[name]) / median(times[OURS_COMPILED])
+            print(f"        {name} against {OURS_COMPILED}, cold: {ratio:.3g} x")
     print()
     return all(kept)
 

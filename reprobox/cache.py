@@ -6,10 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from reprobox.errors import StorageError
+
+# Held by those who use the cache, together; and by the one who prunes it, alone.
+_GATE = ".in-use"
 
 
 def cache_root() -> Path:
@@ -56,3 +61,77 @@ def storage_errors(cache: Path) -> Iterator[None]:
             f"the cache cannot be written: {error.strerror}: {error.filename or cache}",
             hint="make room there, or name another place in REPROBOX_CACHE",
         ) from error
+
+
+@contextlib.contextmanager
+def in_use(cache: Path) -> Iterator[None]:
+    """Keep everything in the cache where it is: nothing is pruned while anybody looks things up or makes them."""
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        handle = (cache / _GATE).open("a")
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def nobody_else(cache: Path) -> Iterator[bool]:
+    """Say whether nobody uses the cache (see `in_use`); if so, others wait until this is left."""
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        handle = (cache / _GATE).open("a")
+    with handle:
+        yield _taken(handle, fcntl.LOCK_EX)
+
+
+# Descriptors whose locks end with this process.
+_HELD: dict[Path, int] = {}
+
+
+def hold(path: Path) -> None:
+    """Mark what `path` stands for as used by this process as long as it lives (see `is_held`)."""
+    if path not in _HELD:
+        _HELD[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(_HELD[path], fcntl.LOCK_SH)
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a process lives that called `hold` for this path."""
+    try:
+        with path.open("a") as handle:
+            return not _taken(handle, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        return False
+
+
+def _taken(handle: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def mark_used(paths: Iterable[Path]) -> None:
+    """Note that these files were used just now: their time of change is what pruning goes by."""
+    for path in paths:
+        # One that is gone by now, or belongs to somebody else, cannot be marked and need not be.
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def ensure_room(cache: Path, needed: int) -> None:
+    """Raise StorageError when the cache's disk has less than `needed` bytes left, before anything is written."""
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise StorageError(
+            f"not enough room for the cache: {_mib(needed)} are needed, {_mib(free)} are free",
+            details=(f"cache: {cache}",),
+            hint="`reprobox cache prune --older-than 30d` makes room; or name another place in REPROBOX_CACHE",
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // (1 << 20))} MiB"

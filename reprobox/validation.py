@@ -6,6 +6,7 @@ values are allowed is read off the dataclasses and a table of rules, from which 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -154,19 +155,58 @@ def build(model: type[T], data: Mapping[str, Any], rules: Rules) -> tuple[T | No
     Returns it with an empty list, or None with every problem that was found: unknown and missing keys, wrong types,
     values that break a rule.
     """
-    import pydantic_core  # pydantic takes a tenth of a second to load, which `--help` must not pay
-
     problems = list(_walk(model, data, rules, ()))
     kind: type = model
     built: T | None = None
     if len(problems) > _HOPELESS:
         return None, problems
+    if not problems:
+        with contextlib.suppress(_UnclearError):
+            built = _fitted(kind, data)
+            return built, []
+    import pydantic_core  # it takes a tenth of a second to load, so it is asked only for what it does better: mistakes
+
     try:
         # Through JSON, because pydantic's strict mode takes lists for tuples and mappings for dataclasses only there.
         built = _adapter(kind).validate_json(json.dumps(data), strict=True)
     except pydantic_core.ValidationError as error:
         problems += (_problem_of(dict(each)) for each in error.errors(include_url=False, include_context=False))
     return (None if problems else built), problems
+
+
+class _UnclearError(Exception):
+    """A value is not plainly of its type: pydantic decides, and finds the words where it is wrong."""
+
+
+def _fitted(hint: Any, value: Any) -> Any:
+    """Return `value` as the type `hint` has it, where that is plain to see; what comes out is what pydantic makes."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        kinds = field_types(hint)
+        try:
+            return hint(**{key: _fitted(kinds[key], item) for key, item in value.items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise _UnclearError from error
+    if origin is tuple and parts[1:] == (...,) and isinstance(value, list):
+        return tuple(_fitted(parts[0], item) for item in value)
+    if origin is dict and parts[0] is str and isinstance(value, dict) and all(map(_is_text, value)):
+        return {key: _fitted(parts[1], item) for key, item in value.items()}
+    if origin in (types.UnionType, typing.Union):
+        for part in parts:
+            with contextlib.suppress(_UnclearError):
+                return _fitted(part, value)
+    if origin is typing.Literal and _is_text(value) and value in parts:
+        return value
+    if (hint is str and _is_text(value)) or (hint in (bool, types.NoneType) and type(value) is hint):
+        return value
+    if hint is int and type(value) is int and abs(value) < 1 << 63:
+        return value
+    raise _UnclearError
+
+
+def _is_text(value: Any) -> bool:
+    """Say whether it is text that can be written as UTF-8."""
+    return type(value) is str and (value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value))
 
 
 @functools.cache

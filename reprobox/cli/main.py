@@ -22,6 +22,7 @@ COMMANDS = {
     "image": "Build the image alone.",
     "lock": "Write the project's lock, and show what changed.",
     "export": "Write a run's environment in other tools' formats.",
+    "cache": "Look at and clean what is kept between runs.",
 }
 
 

@@ -51,6 +51,11 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--base", "image.base", {"help": "auto, debian, local:IMAGE, or a registry reference."}),
     ("--apt", "image.apt", {"multiple": True, "help": "Debian package to add to a debian base (repeatable)."}),
     ("--snapshot", "image.snapshot", {"help": "Debian's archive as it was, such as 2026-11-01T00:00:00Z."}),
+    (
+        "--bytecode/--no-bytecode",
+        "image.bytecode",
+        {"default": None, "help": "Compile the packages' modules into the image, or not. Default: not."},
+    ),
     ("--gpus", "resources.gpus", {"help": "none, all, or indices such as 0,1."}),
     ("--cpus", "resources.cpus", {"type": int, "help": "Number of threads. Default: this machine's."}),
     ("--memory", "resources.memory", {"help": "Memory limit, such as 8g."}),

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from reprobox.engines.docker_calls import Calls, DockerRefusedError
@@ -15,9 +16,10 @@ from reprobox.engines.docker_plan import (
     GpuChoice,
     container_name,
     container_user,
+    finds_layers,
     once_to_container,
 )
-from reprobox.engines.docker_run import running
+from reprobox.engines.docker_run import lent, running
 from reprobox.engines.owner import this_process
 from reprobox.errors import ImageError
 from reprobox.image.interface import StoredImage
@@ -99,6 +101,10 @@ class DockerImages:
                 raise ImageError(f"the Docker engine refused the image: {error.words}") from error
             raise
 
+    def shares_layers(self) -> bool:
+        """Say whether an archive may lack the lowest layers of its image if the engine holds them under another."""
+        return finds_layers(self._calls.facts())
+
     def export_image(self, reference: str) -> AbstractContextManager[BinaryIO]:
         """Give the engine's own archive of an image (`docker save`), as a file that can be read once.
 
@@ -118,16 +124,22 @@ class DockerImages:
         finally:
             reader.close()
 
-    def run_once(self, image: str, command: tuple[str, ...], gpus: GpuChoice | None = None) -> str:
-        """Run `command` in a throw-away container (no network, nothing mounted); return its standard output.
+    def run_once(
+        self, image: str, command: tuple[str, ...], gpus: GpuChoice | None = None, *, folder: Path | None = None
+    ) -> str:
+        """Run `command` in a throw-away container (no network, no rights); return its standard output.
 
+        Nothing is mounted but `folder`, at `/work`, where the command may write.
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         info = self._calls.facts()
         user = container_user(info)
-        config = once_to_container(image, command, info=info, owner=this_process(), user=user, gpus=gpus)
-        with running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution:
+        config = once_to_container(image, command, info=info, owner=this_process(), user=user, gpus=gpus, folder=folder)
+        with (
+            lent((folder,) if folder else (), user),
+            running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution,
+        ):
             status = execution.pump(lambda stream, data: written[stream].extend(data), lambda: None)
         if status != 0:
             text = (written["stdout"] + written["stderr"]).decode(errors="replace").splitlines()

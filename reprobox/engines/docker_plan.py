@@ -11,6 +11,7 @@ import resource
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from reprobox.engines.interface import Plan
@@ -55,6 +56,16 @@ class GpuChoice:
 def is_podman(info: Mapping[str, Any]) -> bool:
     """Say whether Podman answers Docker's API there: `GET /info` tells the Buildah that it is built on."""
     return "BuildahVersion" in info
+
+
+def finds_layers(info: Mapping[str, Any]) -> bool:
+    """Say whether the daemon that answered `info` completes an archive from layers that it holds already.
+
+    Docker's classic store does: it looks layers up by the chain of their digests (moby, image/tarexport/load.go). Its
+    containerd store and Podman want every archive whole.
+    """
+    status = [tuple(entry) for entry in info.get("DriverStatus") or ()]
+    return not is_podman(info) and ("driver-type", "io.containerd.snapshotter.v1") not in status
 
 
 def gpu_access(info: Mapping[str, Any], driver: Driver | None = None) -> str:
@@ -256,15 +267,22 @@ def once_to_container(
     owner: str,
     user: tuple[int, int],
     gpus: GpuChoice | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Return the body of the create request for one command in `image`, with no network and nothing of the user's."""
+    """Return the body of the create request for one command in `image`, with no network.
+
+    Nothing of the user's is there but `folder`, which the command may write.
+    """
     chosen = gpus or GpuChoice()
     libraries = [] if chosen.libraries is None else [f"LD_LIBRARY_PATH={chosen.libraries}"]
+    mounts = list(chosen.mounts)
+    if folder is not None:
+        mounts.append(_bind(folder.absolute(), WORK_FOLDER, read_only=False))
     return _request(image, command, user) | {
         "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}", *libraries],
         "Labels": labels("once", owner),
         "HostConfig": _confinement(None, user, info)
-        | {"NetworkMode": "none", **({"Mounts": list(chosen.mounts)} if chosen.mounts else {}), **chosen.host_config},
+        | {"NetworkMode": "none", **({"Mounts": mounts} if mounts else {}), **chosen.host_config},
     }
 
 

@@ -21,6 +21,9 @@ from reprobox.image.wheel import check_hash, open_wheel
 LARGE_WHEEL = 8 << 20
 MAX_LAYERS = 100
 
+# What a tar adds to a file: a header of 512 bytes, as much at most for padding, two blocks for a long name, a folder.
+_OVERHEAD = 5 * 512
+
 _ROOT = ENVIRONMENT.lstrip("/")
 
 
@@ -87,11 +90,17 @@ def reserved_paths(python: str) -> dict[str, str]:
     }
 
 
-def group_wheels(installations: Sequence[Installation], python: str, base_layers: int) -> tuple[Group, ...]:
-    """Say which wheels share a layer, lowest layer first, so that MAX_LAYERS is kept with the base's layers."""
+def group_wheels(
+    installations: Sequence[Installation], python: str, base_layers: int, *, layers_each: int = 1
+) -> tuple[Group, ...]:
+    """Say which wheels share a layer, lowest layer first, so that MAX_LAYERS is kept with the base's layers.
+
+    `layers_each` is how many layers a group comes to: one, or two with its bytecode.
+    """
     sizes = {installation.package.name: installation.path.stat().st_size for installation in installations}
     by_size = sorted(installations, key=lambda item: (-sizes[item.package.name], item.package.name))
-    room = max(0, MAX_LAYERS - base_layers - 2)
+    # One for the skeleton, and one group for the small wheels.
+    room = max(0, (MAX_LAYERS - base_layers - 1) // layers_each - 1)
     large = [item for item in by_size if sizes[item.package.name] > LARGE_WHEEL][:room]
     small = sorted((item for item in by_size if item not in large), key=lambda item: item.package.name)
     groups: list[tuple[Installation, ...]] = [(item,) for item in large]
@@ -105,6 +114,11 @@ def group_wheels(installations: Sequence[Installation], python: str, base_layers
         )
         for group in groups
     )
+
+
+def layer_size(group: Group) -> int:
+    """Return about how many bytes the layer of a group takes: at least as many as it will."""
+    return sum(item.size + _OVERHEAD * len(item.files) for item in group.installations)
 
 
 def make_group(cache: Path, group: Group, *, damaged: frozenset[str], progress: Callable[[int], None]) -> Layer:

@@ -11,7 +11,7 @@ import itertools
 import json
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from reprobox.image.tarstream import read_chunks
 from reprobox.progress import Observer
 
 _FORMAT = 1
-_CONFIG_LIMIT = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +36,9 @@ class ExportedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The distinct layers of an archive. `classic` says that the image's ID is the digest of its config, which is how
-    Docker's classic store names images and its containerd store does not.
-    """
+    """The distinct layers of an archive."""
 
     layers: tuple[ExportedLayer, ...]
-    classic: bool
 
     def size_of(self, diff_id: str) -> int:
         """Return the size of one layer's uncompressed tar in bytes."""
@@ -90,7 +86,6 @@ def stream_layers(
 def _measure(image: StoredImage, reference: str, store: ImageStore, observer: Observer) -> Exported:
     wanted = set(image.diff_ids)
     found: dict[str, ExportedLayer] = {}
-    classic = False
     done = 0
     with store.export_image(image.id) as source, tarfile.open(fileobj=source, mode="r|") as archive:
         for member in archive:
@@ -99,33 +94,22 @@ def _measure(image: StoredImage, reference: str, store: ImageStore, observer: Ob
             observer.working("base", f"{reference}: reading its layers once", done)
             content = archive.extractfile(member)
             assert content is not None
-            packed = hashlib.sha256()
             unpacked = hashlib.sha256()
             size = 0
-            kept = b""
-            for chunk in _uncompressed(_watched(read_chunks(content), packed)):  # type: ignore[arg-type]
+            for chunk in _uncompressed(read_chunks(content)):  # type: ignore[arg-type]
                 unpacked.update(chunk)
                 size += len(chunk)
-                kept = kept + chunk if size <= _CONFIG_LIMIT else b""
             done += member.size
             diff_id = "sha256:" + unpacked.hexdigest()
             if diff_id in wanted and diff_id not in found:
                 found[diff_id] = ExportedLayer(diff_id=diff_id, size=size, member=member.name)
-            if "sha256:" + packed.hexdigest() == image.id:
-                classic = b'"rootfs"' in kept
     if wanted - found.keys():
         raise ImageError(
             f"the engine's archive of {reference} does not hold all of its layers",
             details=tuple(sorted(wanted - found.keys())),
             hint="layers compressed with zstd cannot be read; pull or build the image with gzip layers",
         )
-    return Exported(layers=tuple(found[diff_id] for diff_id in dict.fromkeys(image.diff_ids)), classic=classic)
-
-
-def _watched(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    for chunk in chunks:
-        digest.update(chunk)
-        yield chunk
+    return Exported(layers=tuple(found[diff_id] for diff_id in dict.fromkeys(image.diff_ids)))
 
 
 def _uncompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -167,4 +151,4 @@ def _read(path: Path) -> Exported | None:
     found = read_json(path)
     if not isinstance(found, dict):
         return None
-    return Exported(layers=tuple(ExportedLayer(**layer) for layer in found["layers"]), classic=found["classic"])
+    return Exported(layers=tuple(ExportedLayer(**layer) for layer in found["layers"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 
@@ -37,13 +38,18 @@ class ImageStore(Protocol):
         """Load an image archive (docker-archive and OCI layout in one). Raises ImageError with the engine's words."""
         ...
 
+    def shares_layers(self) -> bool:
+        """Say whether an archive may lack the lowest layers of its image if the engine holds them under another."""
+        ...
+
     def export_image(self, reference: str) -> AbstractContextManager[BinaryIO]:
         """Give the engine's own archive of an image (`docker save`), as a file that can be read once."""
         ...
 
-    def run_once(self, image: str, command: tuple[str, ...]) -> str:
-        """Run `command` in a throw-away container (no network, nothing mounted); return its standard output.
+    def run_once(self, image: str, command: tuple[str, ...], *, folder: Path | None = None) -> str:
+        """Run `command` in a throw-away container (no network, no rights); return its standard output.
 
+        Nothing is mounted but `folder`, at `layout.WORK`, where the command may write.
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         ...

@@ -57,6 +57,21 @@ def indexed_layer(cache: Path, key: str, made_from: str) -> Layer | None:
     return Layer(diff_id=found["diff_id"], size=found["size"], made_from=made_from)
 
 
+def held_layer(cache: Path, key: str, made_from: str) -> Layer | None:
+    """Return the layer of the inputs `key` if the store holds it, going by the size of its file."""
+    known = indexed_layer(cache, key, made_from)
+    return known if known is not None and holds(cache, known) else None
+
+
+def intact(cache: Path, layer: Layer) -> bool:
+    """Say whether the store holds the layer to the bit: all of it is read."""
+    try:
+        with layer_path(cache, layer.diff_id).open("rb") as source:
+            return f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}" == layer.diff_id
+    except OSError:
+        return False
+
+
 def make_layer(
     cache: Path, key: str, made_from: str, write: Callable[[LayerWriter], None], *, damaged: frozenset[str]
 ) -> Layer:
@@ -65,11 +80,14 @@ def make_layer(
     One process makes it, others wait. Raises StorageError when the cache cannot be written.
     """
     with storage_errors(cache), locked(cache / "layers" / "locks" / f"{key}.lock"):
-        known = indexed_layer(cache, key, made_from)
-        if known is not None and known.diff_id not in damaged and holds(cache, known):
+        known = held_layer(cache, key, made_from)
+        if known is not None and known.diff_id not in damaged:
             return known
+        for left in (cache / "layers").glob(f".{key}.*.tmp"):
+            # Of a process that was killed: whoever writes this layer holds the lock.
+            left.unlink(missing_ok=True)
         layer = write_layer(cache, key, made_from, write)
-        entry = json.dumps({"diff_id": layer.diff_id, "size": layer.size}).encode()
+        entry = json.dumps({"diff_id": layer.diff_id, "size": layer.size, "made_from": made_from}).encode()
         write_atomically(cache / "layers" / "index" / f"{key}.json", entry)
         return layer
 

@@ -7,6 +7,8 @@ come with a new ASSEMBLER_VERSION, because cached layers are found by it.
 from __future__ import annotations
 
 ASSEMBLER_VERSION = "1"
+# The same for bytecode: a change of what pycompile.py writes, or of which sources share a job, makes a new one.
+BYTECODE_SCHEME = "1"
 
 ENVIRONMENT = "/opt/env"
 WORK = "/work"

@@ -86,12 +86,13 @@ def _cached_layers(image: Image, present: int) -> list[Layer]:
 def _layers_present(image: Image, store: ImageStore) -> int:
     """Return how many of the lowest layers the engine is known to hold, so that they need not be sent.
 
-    Only Docker's classic store takes an archive without them: it looks layers up by the chain of their diff_ids. It is
-    told by the IDs it gives: the digest of the config.
+    Only Docker's classic store takes an archive without them: it looks layers up by the chain of their diff_ids.
     """
+    if not store.shares_layers():
+        return 0
     base = image.base
     best = 0
-    if base.exported is not None and base.exported.classic and base.image_id and store.find_image(base.image_id):
+    if base.exported is not None and base.image_id and store.find_image(base.image_id):
         best = len(base.layers)
     candidates = []
     for path in sorted((image.cache / "images" / "loaded").glob("*.json")):
@@ -101,8 +102,7 @@ def _layers_present(image: Image, store: ImageStore) -> int:
     for common, config_digest in sorted(candidates, reverse=True)[:_CANDIDATES]:
         if common <= best:
             break
-        other = store.find_image(config_digest)
-        if other is not None and other.id == config_digest:
+        if store.find_image(config_digest) is not None:
             best = common
             break
     # At least one layer is always sent: it costs nothing, and an archive without any is no image to some engines.

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import re
 import stat
 import struct
 import zipfile
@@ -33,6 +34,9 @@ MAX_PATH = 3072
 
 # The hashes a RECORD may use: those that hashlib guarantees and that are not broken (PEP 376 as amended by PEP 427).
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
+
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,9 +194,9 @@ def path_problem(path: str) -> str | None:
     problem = None
     if not path or path.startswith("/"):
         problem = "an absolute or empty path"
-    elif "\\" in path or any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in path):
+    elif _UNSAFE.search(path):
         problem = "a backslash or control character in a path"
-    elif any(0xD800 <= ord(letter) <= 0xDFFF for letter in path):
+    elif _SURROGATE.search(path):
         problem = "a path that is not Unicode text"
     else:
         parts = path.split("/")

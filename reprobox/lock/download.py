@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import LockError
-from reprobox.lock.locating import locate, not_offered
 from reprobox.lock.model import Lock, LockedPackage
-from reprobox.lock.pylock import Source, Sources
-from reprobox.lock.requirements import index_options
-from reprobox.lock.requirements_text import IndexOptions
-from reprobox.lock.settings import gather_settings
-from reprobox.lock.store import read_sources, write_sources
-from reprobox.lock.transfer import GoneError, Transfer
 from reprobox.progress import Observer
+
+if TYPE_CHECKING:
+    from reprobox.lock.pylock import Sources
+    from reprobox.lock.transfer import Transfer
 
 # Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
 # name, made name servers drop some: every one dropped is a wait of five seconds.
@@ -49,6 +46,11 @@ def fetch_wheels(
         with storage_errors(cache):
             _fetch(missing, lock, requirements, cache, observer, beside)
     return {package.sha256: wheel_path(cache, package) for package in lock.packages}
+
+
+def damaged_wheels(lock: Lock, *, cache: Path) -> tuple[LockedPackage, ...]:
+    """Return the packages of `lock` whose wheel the cache lacks or holds damaged: every wheel is read."""
+    return tuple(package for package in lock.packages if not _stored(cache, package, verify=True))
 
 
 def keep_wheel(package: LockedPackage, chunks: Callable[[], Iterable[bytes]], *, cache: Path) -> None:
@@ -125,6 +127,15 @@ def _fetch(
     observer: Observer,
     beside: Path | None,
 ) -> None:
+    # What fetching takes costs tens of milliseconds to import, which a cache that holds every wheel need not pay.
+    from reprobox.lock.locating import locate, not_offered
+    from reprobox.lock.pylock import Source
+    from reprobox.lock.requirements import index_options
+    from reprobox.lock.requirements_text import IndexOptions
+    from reprobox.lock.settings import gather_settings
+    from reprobox.lock.store import read_sources, write_sources
+    from reprobox.lock.transfer import Transfer
+
     options = index_options(requirements) if requirements is not None else IndexOptions()
     settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
     known = read_sources(cache, lock)
@@ -154,6 +165,10 @@ def _download(
     packages: Sequence[LockedPackage], sources: Sources, cache: Path, transfer: Transfer, observer: Observer
 ) -> list[LockedPackage]:
     """Fetch `packages`; return those whose address leads nowhere. The observer is called from this thread alone."""
+    from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+
+    from reprobox.lock.transfer import GoneError
+
     sizes = [sources[package.sha256].size for package in packages]
     total = sum(size for size in sizes if size is not None) if all(size is not None for size in sizes) else None
     counter = _Counter()

@@ -17,7 +17,7 @@ from reprobox.lock.requirements import find_requirements
 from reprobox.lock.resolution import Renewal, resolve
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
-from reprobox.workflow.environment import capture_environment, check_locked, choices_of, target_of
+from reprobox.workflow.locking import capture_environment, check_locked, choices_of, target_of
 from reprobox.workflow.paths import storage_error
 from reprobox.workflow.run import keep_wheels
 

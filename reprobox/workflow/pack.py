@@ -8,6 +8,7 @@ from typing import cast
 
 from reprobox.bundle.reader import is_bundle
 from reprobox.bundle.writer import Source, Written, of_bytes, of_file, write_bundle
+from reprobox.cache import in_use
 from reprobox.engines import open_engine
 from reprobox.errors import ImageError, UsageError
 from reprobox.image.assemble import Image, rebuild_layers
@@ -71,16 +72,18 @@ def pack(request: PackRequest, *, cache: Path, observer: Observer) -> Written:
     packed_code = recorded_code(manifest, request.manifest)
     checked_tar(packed_code, manifest.code.archive)
     try:
-        sources = [
-            of_bytes(MANIFEST, request.manifest.read_bytes()),
-            of_bytes(CODE, packed_code),
-            of_bytes(LOCK, export_requirements(manifest.lock).encode()),
-            *_losses(manifest),
-            *(_data(request, manifest, cache, observer) if request.data and manifest.data else ()),
-            *_environment(request, manifest, cache, observer),
-        ]
-        _check_target(request)
-        return _write(request, manifest, sources, observer)
+        # What is packed lies in the cache until it is written.
+        with in_use(cache):
+            sources = [
+                of_bytes(MANIFEST, request.manifest.read_bytes()),
+                of_bytes(CODE, packed_code),
+                of_bytes(LOCK, export_requirements(manifest.lock).encode()),
+                *_losses(manifest),
+                *(_data(request, manifest, cache, observer) if request.data and manifest.data else ()),
+                *_environment(request, manifest, cache, observer),
+            ]
+            _check_target(request)
+            return _write(request, manifest, sources, observer)
     except OSError as error:
         raise storage_error(error, request.target) from error
 
@@ -124,7 +127,7 @@ def _environment(request: PackRequest, manifest: Manifest, cache: Path, observer
     own = RunPaths(root=request.manifest.absolute().parent).wheels
     if manifest.image is not None and (request.base or request.image):
         engine = open_engine("docker")
-        image = remake(engine, manifest, cache=cache, observer=observer, wheels=own)
+        image = remake(engine, manifest, cache=cache, observer=observer, beside=own)
         if image.record.config_digest != manifest.image.config_digest:
             raise ImageError(
                 "the image of the run cannot be made again as it was recorded, so it cannot be packed",

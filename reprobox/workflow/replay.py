@@ -94,7 +94,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     code, packed, found = _code(request, manifest, observer)
     mounts = _data(request, manifest, cache)
     wheels = RunPaths(root=request.manifest.absolute().parent).wheels
-    environment = rebuild(engine, manifest, cache=cache, observer=observer, wheels=wheels)
+    environment = rebuild(engine, manifest, cache=cache, observer=observer, beside=wheels)
     observer.finished("engine", describe_engine(engine, manifest.spec))
     found += _environment_differences(manifest, environment, engine, machine)
     for difference in found:

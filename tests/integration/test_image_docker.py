@@ -17,6 +17,7 @@ from reprobox.errors import ImageError
 from reprobox.image import load as load_module
 from reprobox.image.assemble import assemble
 from reprobox.image.bases import Base, resolve_base
+from reprobox.image.compiler import container_compiler
 from reprobox.image.layers import layer_path
 from reprobox.image.load import Archive, load
 from reprobox.lock.model import LockedPackage
@@ -186,3 +187,23 @@ def test_a_base_without_python_is_refused(store: DockerEngine, tmp_path: Path, m
     made.append("reprobox-test-empty:1")
     with pytest.raises(ImageError, match="has no python3 that runs"):
         resolve_base("local:reprobox-test-empty:1", store, cache=tmp_path, observer=Observer())
+
+
+def test_bytecode_comes_from_the_bases_python_and_is_used_by_a_read_only_container(
+    debian: Base, store: DockerEngine, wheels: Wheels, cache: Path, made: list[str]
+) -> None:
+    compiler = container_compiler(debian, store, cache=cache, observer=Observer())
+    image = assemble(debian, wheels[:2], cache=cache, observer=Observer(), compiler=compiler)
+    empty = assemble(debian, (), cache=cache, observer=Observer())
+    made += [empty.record.config_digest, load(image, store, observer=Observer())]
+    hardened = ["--rm", "--read-only", "--network=none", "--cap-drop=ALL", "--user=12345:12345"]
+    done = docker("run", *hardened, made[-1], "python", "-v", "-c", "import click, six")
+    cached = "/opt/env/lib/python3.11/site-packages/click/__pycache__/__init__.cpython-311.pyc"
+    assert f"code object from '{cached}'" in done.stderr
+    # Compiled anew, in another order, it is the same to the bit.
+    for layer in image.layers[len(debian.layers) + 1 :]:
+        layer_path(cache, layer.diff_id).unlink()
+    shutil.rmtree(cache / "layers" / "index")
+    shutil.rmtree(cache / "images")
+    again = assemble(debian, wheels[1::-1], cache=cache, observer=Observer(), compiler=compiler)
+    assert again.record == image.record

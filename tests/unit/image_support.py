@@ -170,11 +170,14 @@ class FakeStore:
         )
         self.keep(stored)
 
+    def shares_layers(self) -> bool:
+        return self.classic
+
     @contextlib.contextmanager
     def export_image(self, reference: str) -> Iterator[BinaryIO]:
         yield io.BytesIO(self.exports[reference])
 
-    def run_once(self, image: str, command: tuple[str, ...]) -> str:
+    def run_once(self, image: str, command: tuple[str, ...], *, folder: Path | None = None) -> str:
         self.questions += 1
         if image not in self.answers:
             raise ImageError("python3: not found")

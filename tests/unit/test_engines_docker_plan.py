@@ -15,6 +15,7 @@ from reprobox.engines.docker_plan import (
     choose_gpus,
     container_name,
     container_user,
+    finds_layers,
     gpu_access,
     image_path,
     limits_ignored,
@@ -252,3 +253,18 @@ def test_container_names_are_allowed_and_never_the_same() -> None:
     names = {container_name("my run/ü:7") for _ in range(20)}
     assert len(names) == 20
     assert all(re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("info", "finds"),
+    [
+        ({"Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "extfs"]]}, True),
+        ({"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}, False),
+        ({"Driver": "overlay", "BuildahVersion": "1.28.2"}, False),
+        ({"Driver": "vfs", "DriverStatus": None}, True),
+    ],
+)
+def test_only_dockers_classic_store_gets_archives_without_the_layers_it_has(
+    info: dict[str, object], finds: bool
+) -> None:
+    assert finds_layers(info) is finds

@@ -4,9 +4,13 @@ import hashlib
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -57,11 +61,17 @@ _SCRIPT = """
 import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[3], 8))
+user = int(sys.argv[4]) if len(sys.argv) > 4 else None
 from tests.unit.image_support import make_base, locked_as
 from reprobox.image.assemble import assemble
 from reprobox.progress import Observer
 cache = Path(sys.argv[1])
-wheels = [(locked_as(p, p.name.split("-")[0]), p) for p in sorted(Path(sys.argv[2]).iterdir())]
+wheels = [(locked_as(p, p.name.split("-")[0]), p) for p in Path(sys.argv[2]).iterdir()]
+if user is not None:
+    # All is imported before the change of user, who may not be allowed to read these files.
+    assemble(make_base(cache / "own"), wheels, cache=cache / "own", observer=Observer())
+    os.setgid(user)
+    os.setuid(user)
 print(assemble(make_base(cache), wheels, cache=cache, observer=Observer()).record)
 """
 
@@ -85,6 +95,21 @@ def test_umask_time_zone_locale_and_hash_seed_do_not_reach_the_image(tmp_path: P
         said.add(subprocess.run(arguments, env=env, capture_output=True, check=True, text=True).stdout)
     assert len(said) == 1
     assert str(build(tmp_path / "here", wheels).record) in said.pop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_the_user_does_not_reach_the_image(wheels: Wheels) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        shutil.copytree(wheels[0][1].parent, place / "wheels")
+        (place / "cache").mkdir()
+        os.chown(place / "cache", 65534, 65534)
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+        arguments = [sys.executable, "-c", _SCRIPT, str(place / "cache"), str(place / "wheels"), "027", "65534"]
+        said = subprocess.run(arguments, env=env, capture_output=True, check=True, text=True).stdout
+        assert said == f"{build(place / 'here', wheels).record}\n"
+        assert {path.stat().st_uid for path in (place / "cache" / "layers").glob("*.tar")} == {65534}
 
 
 def test_the_digests_are_those_of_the_documents_and_layers(tmp_path: Path, wheels: Wheels) -> None:
@@ -197,6 +222,53 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(StorageError, match="No space left on device") as caught:
         assemble(base, [make_wheel(tmp_path)], cache=tmp_path, observer=Observer())
     assert "REPROBOX_CACHE" in (caught.value.hint or "")
+
+
+def test_missing_room_is_said_before_anything_is_written(
+    tmp_path: Path, wheels: Wheels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base(tmp_path)
+    environment.skeleton(tmp_path, python="3.11", executable="/usr/bin/python3.11", occupied=False, damaged=frozenset())
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=9 << 20))
+    with pytest.raises(StorageError, match=r"10 MiB are needed, 9 MiB are free") as caught:
+        assemble(base, wheels, cache=tmp_path, observer=Observer())
+    assert "reprobox cache prune" in (caught.value.hint or "")
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file() and path.suffix != ".lock"] == [
+        path for path in before if path.is_file() and path.suffix != ".lock"
+    ]
+    monkeypatch.undo()
+    image = assemble(base, wheels, cache=tmp_path, observer=Observer())
+    sizes = sum(layer.size for layer in image.layers[2:])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=0))
+    # What the store holds already needs no room.
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    assert assemble(base, wheels, cache=tmp_path, observer=Observer()).record == image.record
+    assert sizes <= 10 << 20
+
+
+_KILLED = """
+import os, signal
+from reprobox.image import environment
+
+def counted(chunks, progress):
+    for number, chunk in enumerate(chunks):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield chunk
+
+environment._counted = counted
+"""
+
+
+def test_after_a_process_was_killed_half_way_the_next_one_continues(tmp_path: Path, wheels: Wheels) -> None:
+    cache = tmp_path / "cache"
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    arguments = [sys.executable, "-c", _KILLED + _SCRIPT, str(cache), str(wheels[0][1].parent), "022"]
+    assert subprocess.run(arguments, env=env, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert list((cache / "layers").glob(".*.tmp")), "it was not killed while it wrote"
+    assert build(cache, wheels).record == build(tmp_path / "clean", wheels).record
+    assert not list((cache / "layers").glob(".*.tmp"))
 
 
 def test_two_processes_at_once_make_one_image(tmp_path: Path, wheels: Wheels) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reprobox import validation
 from reprobox.validation import OPTIONAL, Rule, Rules, build, closest, describe, dotted, printable, to_plain
 
 
@@ -81,3 +83,34 @@ def test_an_optional_field_is_written_only_when_it_says_something() -> None:
     assert to_plain(Extended(old=1)) == {"old": 1}
     assert to_plain(Extended(old=1, new=("a",))) == {"old": 1, "new": ["a"]}
     assert build(Extended, {"old": 1}, {}) == (Extended(old=1), [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    text: str = ""
+    count: int = 0
+    ratio: float = 0.0
+    flag: bool | None = None
+    words: tuple[str, ...] = ()
+    inner: Extended | None = None
+    table: dict[str, int] = field(default_factory=dict)
+    kind: Literal["a", "b"] = "a"
+
+
+_SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.sampled_from(["a", "b"])
+)
+_INNER = st.fixed_dictionaries({"old": _SCALARS}, optional={"new": st.lists(_SCALARS)})
+_ANY = _SCALARS | st.lists(_SCALARS, max_size=3) | st.dictionaries(st.text(max_size=3), _SCALARS, max_size=3) | _INNER
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(Many.__dataclass_fields__, _ANY)))
+def test_what_is_plain_to_see_is_what_pydantic_makes_of_it(data: dict[str, object]) -> None:
+    built, problems = build(Many, data, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "_fitted", unclear)
+        assert build(Many, data, {}) == (built, problems)
+
+
+def unclear(*_: object) -> None:
+    raise validation._UnclearError

@@ -101,7 +101,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packable:
     write_manifest(manifest, path)
     # The base was kept when the run was made; no engine, registry or archive is asked in these tests.
     monkeypatch.setattr("reprobox.workflow.pack.open_engine", lambda _name: Engine())
-    monkeypatch.setattr("reprobox.workflow.environment._base", lambda *_, **__: make_base(cache))
+    monkeypatch.setattr("reprobox.workflow.environment.base_of", lambda *_, **__: make_base(cache))
     return Packable(manifest, path, cache, tmp_path)
 
 
@@ -109,7 +109,7 @@ def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was looked for elsewhere")
 
-    monkeypatch.setattr("reprobox.workflow.environment._base", refuse)
+    monkeypatch.setattr("reprobox.workflow.environment.base_of", refuse)
     monkeypatch.setattr("reprobox.lock.download._fetch", refuse)
 
 
@@ -244,7 +244,7 @@ def test_data_can_be_read_by_the_program_whatever_the_umask(run: Packable) -> No
 
 def test_an_image_that_comes_out_differently_is_not_packed(run: Packable, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(make_base(run.cache), env={"PATH": "/elsewhere"})
-    monkeypatch.setattr("reprobox.workflow.environment._base", lambda *_, **__: other)
+    monkeypatch.setattr("reprobox.workflow.environment.base_of", lambda *_, **__: other)
     with pytest.raises(ImageError, match="cannot be made again as it was recorded") as caught:
         run.pack()
     assert "--no-base" in (caught.value.hint or "")
