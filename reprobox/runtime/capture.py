@@ -53,11 +53,6 @@ class Capture:
         """Set all hooks, now or when the module that they belong to is imported."""
         torch = self._torch
         self._recorder.attach(torch)
-        if not hasattr(torch, "compiler"):
-            self._recorder.warn(
-                "torch %s is older than 2.1: optimizer steps of programs that use torch.compile, and losses of "
-                "torch.func, are not recorded" % torch.__version__
-            )
         self._wrap_backward(torch.autograd)
         self._wrap(torch.autograd, "grad", compiled=self._noticed_losses, before=self._grad)
         # By its module's name: `torch.optim` deletes its attribute `optimizer` once it is loaded.
@@ -72,6 +67,12 @@ class Capture:
             ("pytorch_lightning.loops.optimization.automatic", self._attach_lightning),
         ):
             hooks.after_import(name, functools.partial(self._attach_to, attach))
+        if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 3):
+            # Its compiler takes the hooks off optimizers, and torch.func has no function that all goes through.
+            self._recorder.warn(
+                "torch %s is older than 2.3: optimizer steps of programs that use torch.compile, and losses of "
+                "torch.func, are not recorded" % torch.__version__
+            )
 
     def _attach_to(self, attach: Callable[[Any], None], module: Any) -> None:
         try:
