@@ -68,6 +68,12 @@ class ImageError(ReproboxError):
     exit_code = EXIT_ENGINE
 
 
+class RegistryError(ReproboxError):
+    """A registry cannot be reached, refuses, or does not hold what was asked of it."""
+
+    exit_code = EXIT_ENGINE
+
+
 class EngineError(ReproboxError):
     """The engine failed while it was asked for something."""
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Train in a pinned environment and write a manifest.",
     "show": "Show a run's manifest for a person.",
     "replay": "Rebuild what a manifest describes, train again, and judge.",
+    "push": "Send a run's image to a registry, its manifest attached.",
     "compare": "Compare two runs and name the first differing step.",
     "doctor": "Look at what works on this machine.",
     "image": "Build the image alone.",

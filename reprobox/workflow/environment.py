@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,7 +11,7 @@ from typing import cast
 from reprobox.engines import local
 from reprobox.engines.interface import Engine
 from reprobox.errors import SpecError
-from reprobox.image.assemble import assemble
+from reprobox.image.assemble import Image, assemble
 from reprobox.image.bases import Base, resolve_base
 from reprobox.image.interface import ImageStore
 from reprobox.image.load import load
@@ -23,6 +24,9 @@ from reprobox.lock.resolution import resolve
 from reprobox.manifest.model import Manifest
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
+
+# Gives the whole image of a record, wherever from, with what the engine lacks of it in the cache.
+ImageSource = Callable[[ImageRecord, ImageStore], Image]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +76,32 @@ def _prepare_installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: 
     return _install(engine, base, lock, None, cache=cache, observer=observer)
 
 
-def rebuild(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Environment:
-    """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today."""
+def rebuild(
+    engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer, image: ImageSource | None = None
+) -> Environment:
+    """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today.
+
+    With `image` that gives the whole image, neither base nor wheels are needed.
+    """
     base: Base | None = None
+    if image is not None and manifest.image is not None and engine.name != "local":
+        started = time.monotonic()
+        fetched = image(manifest.image, cast(ImageStore, engine))
+        return _load(engine, fetched, manifest.lock, started, observer=observer)
     if engine.name != "local":
         pinned = manifest.image.base if manifest.image else None
         base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
     observer.finished("lock", _describe(manifest.lock), "from the manifest")
     return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
+
+
+def reassemble(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
+    """Assemble the manifest's image again without loading it; compare its record to know whether it is the same."""
+    pinned = manifest.image.base if manifest.image else None
+    base = _base(engine, manifest.spec, cache=cache, observer=observer, pinned=pinned)
+    wheels = fetch_wheels(manifest.lock, requirements=None, cache=cache, observer=observer)
+    pairs = [(package, wheels[package.sha256]) for package in manifest.lock.packages]
+    return assemble(base, pairs, cache=cache, observer=observer)
 
 
 def _base(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer, pinned: BaseRecord | None = None) -> Base:
@@ -106,6 +128,10 @@ def _install(
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
     image = assemble(base, pairs, cache=cache, observer=observer)
+    return _load(engine, image, lock, started, observer=observer)
+
+
+def _load(engine: Engine, image: Image, lock: Lock, started: float, *, observer: Observer) -> Environment:
     handle = load(image, cast(ImageStore, engine), observer=observer)
     record = image.record
     observer.finished(

@@ -33,7 +33,7 @@ from reprobox.trajectory.comparison import LiveComparison
 from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
 from reprobox.trajectory.reader import News
 from reprobox.workflow.compare import judge
-from reprobox.workflow.environment import Environment, rebuild
+from reprobox.workflow.environment import Environment, ImageSource, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
 from reprobox.workflow.paths import RunPaths, create_run, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
@@ -44,6 +44,7 @@ from reprobox.workflow.run import describe_engine, mode, open_swept_engine, plac
 class ReplayRequest:
     """What to replay and how. `code` replaces the manifest's code, `data` is the folder in which data paths are looked
     up (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
+    `image` gives the image as a whole where it came with the manifest.
     """
 
     manifest: Path
@@ -53,6 +54,7 @@ class ReplayRequest:
     data: Path | None = None
     tolerance: Tolerance | None = None
     fail_fast: bool = False
+    image: ImageSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
 
     code, packed, found = _code(request, manifest, observer)
     mounts = _data(request, manifest, cache)
-    environment = rebuild(engine, manifest, cache=cache, observer=observer)
+    environment = rebuild(engine, manifest, cache=cache, observer=observer, image=request.image)
     observer.finished("engine", describe_engine(engine, manifest.spec))
     found += _environment_differences(manifest, environment, engine, machine)
     for difference in found:
@@ -170,8 +172,10 @@ def _data(request: ReplayRequest, manifest: Manifest, cache: Path) -> list[DataM
     """Find the data and make sure that it is what was trained on. Raises IncomparableError when it is not."""
     if not manifest.data:
         return []
-    # runs/ID/manifest.yaml lies two folders below its project.
-    candidates = [request.data] if request.data else [Path.cwd(), request.manifest.absolute().parent.parent.parent]
+    candidates = [request.data] if request.data else [Path.cwd()]
+    if request.data is None and request.image is None:
+        # runs/ID/manifest.yaml lies two folders below its project; what was fetched lies nowhere in particular.
+        candidates.append(request.manifest.absolute().parent.parent.parent)
     for folder in candidates:
         if all((folder / record.path).exists() for record in manifest.data):
             break
