@@ -54,7 +54,7 @@ def challenges(header: str) -> dict[str, Mapping[str, str]]:
             parameter = _PARAMETER.fullmatch(challenge[2] or "")
         if parameter is not None and current is not None:
             value = parameter[2].strip()
-            if value.startswith('"'):
-                value = re.sub(r"\\(.)", r"\1", value.strip('"'))
-            current[parameter[1].lower()] = value
+            # Backslashes within quotes are gone already.
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            current[parameter[1].lower()] = value[1:-1] if quoted else value
     return dict(found)

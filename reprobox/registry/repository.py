@@ -84,19 +84,19 @@ class Repository:
 
     def __init__(self, session: Session) -> None:
         """Ask through `session`."""
-        self._session = session
+        self.session = session
 
     @property
     def reference(self) -> Reference:
         """What the session was opened for."""
-        return self._session.reference
+        return self.session.reference
 
     def manifest(self, name: str) -> Fetched:
         """Return the manifest of that tag or digest. Raises GoneError when there is none, RegistryError otherwise."""
         accept = ", ".join((MANIFEST_TYPE, INDEX_TYPE, *_DOCKER_TYPES))
         address = f"manifests/{name}"
-        with self._session.request("GET", address, expect=(200,), headers={"Accept": accept}, stream=True) as response:
-            content = self._session.read(response, MAX_MANIFEST)
+        with self.session.request("GET", address, expect=(200,), headers={"Accept": accept}, stream=True) as response:
+            content = self.session.read(response, MAX_MANIFEST)
         digest = _sha256(content)
         if name.startswith("sha256:") and name != digest:
             raise RegistryError(
@@ -112,7 +112,7 @@ class Repository:
         Raises RegistryError when the registry refuses it or says that it became another one.
         """
         headers = {"Content-Type": media_type}
-        response = self._session.request("PUT", f"manifests/{name}", expect=(201,), headers=headers, body=content)
+        response = self.session.request("PUT", f"manifests/{name}", expect=(201,), headers=headers, body=content)
         stored = response.headers.get("Docker-Content-Digest", _sha256(content))
         if stored != _sha256(content):
             raise RegistryError(
@@ -124,7 +124,7 @@ class Repository:
 
     def has_blob(self, digest: str) -> bool:
         """Say whether the repository holds the blob."""
-        return self._session.request("HEAD", f"blobs/{digest}", expect=(200, 404)).status_code == 200
+        return self.session.request("HEAD", f"blobs/{digest}", expect=(200, 404)).status_code == 200
 
     def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
         """Yield a blob's content; what broke off is asked for from there on.
@@ -170,7 +170,7 @@ class Repository:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         expect = (200, 206) if offset else (200,)
         address = f"blobs/{digest}"
-        with self._session.request("GET", address, expect=expect, headers=headers, stream=True) as response:
+        with self.session.request("GET", address, expect=expect, headers=headers, stream=True) as response:
             skip = offset if response.status_code == 200 else 0
             try:
                 for block in response.iter_content(_CHUNK):
@@ -178,7 +178,7 @@ class Repository:
                     if chunk:
                         yield chunk
             except requests.exceptions.RequestException as error:
-                raise self._session.unreachable(error) from error
+                raise self.session.unreachable(error) from error
 
     def offer(self, digest: str, mount_from: str | None = None) -> Offer:
         """Ask whether the registry wants a blob, and let it take it from its own repository `mount_from` if it can."""
@@ -193,7 +193,7 @@ class Repository:
         return self._offer(f"blobs/uploads/?mount={digest}", ())
 
     def _offer(self, address: str, also: tuple[str, ...]) -> Offer:
-        response = self._session.request("POST", address, expect=(201, 202), also=also, body=b"")
+        response = self.session.request("POST", address, expect=(201, 202), also=also, body=b"")
         if response.status_code == 201:
             return Offer(place=None, mounted=True)
         place = response.headers.get("Location")
@@ -208,7 +208,7 @@ class Repository:
         address = f"{place}{'&' if '?' in place else '?'}digest={quote(digest, safe='')}"
         headers = {"Content-Type": "application/octet-stream"}
         body: bytes | Body = Body(size, content) if size else b""
-        self._session.request("PUT", address, expect=(201,), headers=headers, body=body, seconds=_HASHING_SECONDS)
+        self.session.request("PUT", address, expect=(201,), headers=headers, body=body, seconds=_HASHING_SECONDS)
 
     def send(self, digest: str, size: int, content: Callable[[], Iterator[bytes]], offer: Offer | None = None) -> None:
         """Send a blob if the registry wants it (`offer` is what it said, if it was asked).
@@ -251,12 +251,12 @@ class Repository:
             if address is None:
                 break
             headers = {"Accept": INDEX_TYPE}
-            request = self._session.request("GET", address, expect=(200, 404), headers=headers, stream=True)
+            request = self.session.request("GET", address, expect=(200, 404), headers=headers, stream=True)
             with request as response:
                 if response.status_code == 404:
                     found = self._listed_by_tag(subject)
                     break
-                found += descriptors(self._document(self._session.read(response, MAX_MANIFEST)), "manifests")
+                found += descriptors(self._document(self.session.read(response, MAX_MANIFEST)), "manifests")
                 following = response.links.get("next", {}).get("url")
                 address = urljoin(response.url, following) if following else None
         return [item for item in found if item.artifact_type == artifact_type]

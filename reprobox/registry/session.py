@@ -135,7 +135,9 @@ class Session:
             with response:
                 self._refuse(response)
         if not stream:
-            response.close()
+            # Read to its end, so that the connection can be used again.
+            with response:
+                self.read(response, _MAX_ERROR)
         return response
 
     def _send(self, method: str, url: str, scopes: tuple[str, ...], sending: Mapping[str, Any]) -> requests.Response:
@@ -202,6 +204,9 @@ class Session:
 
     def _satisfy(self, response: requests.Response, scopes: tuple[str, ...]) -> bool:
         """Do what the registry's challenge asks for; return whether there is anything new to try."""
+        if _origin(response.url) != _origin(self.base):
+            # Another host, to which we were redirected, has no claim to the registry's credentials.
+            return False
         asked = challenges(response.headers.get("WWW-Authenticate", ""))
         if "realm" in asked.get("bearer", {}):
             self._tokens[scopes] = self._token(asked["bearer"], scopes)
