@@ -35,6 +35,8 @@ _PAUSE = 1.0
 # A registry hashes a blob of gigabytes before it answers.
 _HASHING_SECONDS = 600
 _MAX_PAGES = 20
+# Besides 404, which the specification asks for, what registries answer in practice that do not know the request.
+_NO_REFERRERS = (200, 400, 404, 405, 501)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +223,8 @@ class Repository:
                 return
             try:
                 self.upload(offer.place, digest, size, content())
-            except BrokenError:
+            except (BrokenError, GoneError):
+                # Gone is an offer that was made too long ago.
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(_PAUSE)
@@ -251,9 +254,10 @@ class Repository:
             if address is None:
                 break
             headers = {"Accept": INDEX_TYPE}
-            request = self.session.request("GET", address, expect=(200, 404), headers=headers, stream=True)
+            request = self.session.request("GET", address, expect=_NO_REFERRERS, headers=headers, stream=True)
             with request as response:
-                if response.status_code == 404:
+                kind = response.headers.get("Content-Type", "").partition(";")[0]
+                if response.status_code != 200 or kind != INDEX_TYPE:
                     found = self._listed_by_tag(subject)
                     break
                 found += descriptors(self._document(self.session.read(response, MAX_MANIFEST)), "manifests")

@@ -81,6 +81,7 @@ class Session:
         self._scope = f"repository:{reference.name}:pull" + (",push" if push else "")
         self._doing = f"{'push to' if push else 'read from'} {reference.repository}"
         self._tokens: dict[tuple[str, ...], Token] = {}
+        self._asked: Mapping[str, str] = {}
         self._basic: Login | None = None
         self._http = requests.Session()
         retry = Retry(
@@ -189,7 +190,10 @@ class Session:
     def _authorisation(self, scopes: tuple[str, ...]) -> Callable[[Any], Any]:
         """Return what adds the header to a request; being there at all, it keeps requests from asking ~/.netrc."""
         token = self._tokens.get(scopes)
-        if token is not None and token.until > time.monotonic():
+        if token is not None and token.until <= time.monotonic():
+            # Renewed before it is refused, because a body that is made while it is sent cannot be sent again.
+            token = self._tokens[scopes] = self._token(self._asked, scopes)
+        if token is not None:
             header = f"Bearer {token.value}"
         elif self._basic is not None:
             header = _basic(self._basic)
@@ -209,7 +213,8 @@ class Session:
             return False
         asked = challenges(response.headers.get("WWW-Authenticate", ""))
         if "realm" in asked.get("bearer", {}):
-            self._tokens[scopes] = self._token(asked["bearer"], scopes)
+            self._asked = asked["bearer"]
+            self._tokens[scopes] = self._token(self._asked, scopes)
             return True
         if "basic" in asked and self._basic is None:
             self._basic = self._logins(self.reference.host)

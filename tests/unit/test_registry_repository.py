@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,24 @@ def test_a_token_that_runs_out_is_replaced(registry: Registry) -> None:
         registry.tokens.clear()
         assert repository.has_blob(DIGEST)
     assert registry.count("/token") == 2
+
+
+def test_a_token_that_ran_out_between_offer_and_upload_is_renewed_before_anything_is_sent(registry: Registry) -> None:
+    registry.auth, registry.token_seconds = "token", 1
+    with opened(registry, login=LOGIN) as repository:
+        offer = repository.offer(DIGEST)
+        registry.tokens.clear()
+        time.sleep(0.6)
+        repository.send(DIGEST, len(CONTENT), pieces, offer)
+    assert registry.count("^PUT") == 1
+
+
+def test_an_offer_that_was_withdrawn_is_made_again(registry: Registry) -> None:
+    with opened(registry) as repository:
+        offer = repository.offer(DIGEST)
+        registry.uploads.clear()
+        repository.send(DIGEST, len(CONTENT), pieces, offer)
+    assert ("me/paper", DIGEST) in registry.blobs
 
 
 def test_public_content_needs_no_login_but_a_token(registry: Registry) -> None:
@@ -299,6 +318,19 @@ def test_what_is_attached_is_found_with_and_without_the_referrers_api(registry: 
         assert len(json.loads(content)["manifests"]) == 4
 
 
+@pytest.mark.parametrize("answer", [(405, b""), (400, b"{}"), (200, b"<html>a registry's front page</html>")])
+def test_a_registry_that_answers_anything_to_the_referrers_api_is_asked_by_tag(
+    registry: Registry, answer: tuple[int, bytes]
+) -> None:
+    registry.referrers_api = False
+    registry.answers["^GET .*/referrers/"] = answer
+    with opened(registry) as repository:
+        repository.send(sha256(b"{}"), 2, lambda: iter((b"{}",)))
+        content, points = artifact("one")
+        repository.attach(content, points, DIGEST)
+        assert [item.digest for item in repository.referrers(DIGEST, TYPE)] == [points.digest]
+
+
 def test_malformed_referrers_are_left_out(registry: Registry) -> None:
     registry.referrers_api = False
     good = {"mediaType": MANIFEST_TYPE, "digest": DIGEST, "size": 1, "artifactType": TYPE}
@@ -312,21 +344,9 @@ def test_malformed_referrers_are_left_out(registry: Registry) -> None:
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 def test_a_certificate_must_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    request = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=test",
-    ]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", *request, *names], check=True, capture_output=True)
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", "-x509", *kind, *names], check=True, capture_output=True)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with serving(Registry(), certificate, key) as registry, opened(registry) as repository:
         repository.session.base = repository.session.base.replace("http://", "https://")
