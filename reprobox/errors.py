@@ -94,3 +94,18 @@ class IncomparableError(ReproboxError):
     """Code, data or lock are not those of the manifest, so a verdict on losses would mean nothing."""
 
     exit_code = EXIT_INCOMPARABLE
+
+
+def system_cause(error: BaseException) -> tuple[int | None, str]:
+    """Return the number and the words of the operating system's error in the depths of `error`, else its own words."""
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        current = pending.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno is not None and current.strerror:
+            return current.errno, current.strerror.lower()
+        pending += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+    return None, str(error)

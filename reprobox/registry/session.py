@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import urljoin, urlsplit
 
-from reprobox.errors import RegistryError
+from reprobox.errors import RegistryError, system_cause
 from reprobox.registry.authorisation import DEFAULT_LIFETIME, MARGIN, Login, Token, challenges
 from reprobox.registry.reference import DOCKER_HUB, Reference, is_loopback
 from reprobox.validation import printable
@@ -164,7 +164,7 @@ class Session:
         except requests.exceptions.SSLError as error:
             raise RegistryError(
                 f"{urlsplit(url).netloc} shows a certificate that is not trusted here",
-                details=(_innermost(error),),
+                details=(_words_of(error),),
                 hint="name the file of your CA certificates in REQUESTS_CA_BUNDLE",
             ) from error
         except requests.exceptions.RequestException as error:
@@ -174,7 +174,7 @@ class Session:
         """Return the error for a connection that was not made or broke off."""
         return BrokenError(
             f"the registry {host or self.reference.host} cannot be reached, or broke off",
-            details=(_innermost(error),),
+            details=(_words_of(error),),
             hint="check the name, the network and the proxy (HTTPS_PROXY), then try again: what was sent is kept",
         )
 
@@ -331,15 +331,5 @@ def _shown(url: str) -> str:
     return printable(url.partition("?")[0], 200)
 
 
-def _innermost(error: BaseException) -> str:
-    """Return the words of the operating system's error in the depths of `error`, else its own."""
-    seen: list[object] = []
-    pending: list[object] = [error]
-    while pending and len(seen) < 30:
-        current = pending.pop(0)
-        if isinstance(current, BaseException) and current not in seen:
-            seen.append(current)
-            if isinstance(current, OSError) and current.strerror:
-                return current.strerror
-            pending += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
-    return printable(str(error), 200)
+def _words_of(error: BaseException) -> str:
+    return printable(system_cause(error)[1], 200)

@@ -238,7 +238,7 @@ def test_a_registry_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -
             pytest.raises(BrokenError, match=f"the registry {host} cannot be reached") as caught,
         ):
             Repository(session).has_blob(DIGEST)
-    assert caught.value.details == ("Connection refused",)
+    assert caught.value.details == ("connection refused",)
 
 
 @pytest.mark.parametrize(
