@@ -1,7 +1,7 @@
 """Every error that reprobox raises on purpose: what was found, what to do about it, and the exit code that says it.
 
 Exit codes (kept apart so that a negative answer never looks like a failure):
-0 reproduced or done, 1 diverged, 2 usage, spec or manifest invalid, 3 engine, lock or image failed,
+0 reproduced or done, 1 diverged, 2 usage, spec or manifest invalid, 3 engine, lock, image or registry failed,
 4 the training program failed, 5 incomparable, 70 bug in reprobox, 130 interrupted.
 """
 

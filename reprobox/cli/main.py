@@ -45,7 +45,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done or reproduced, 1 diverged, 2 bad input, 3 engine, lock or image failed, "
+    epilog="Exit codes: 0 done or reproduced, 1 diverged, 2 bad input, 3 engine, lock, image or registry failed, "
     "4 the training failed, 5 incomparable, 70 a bug in reprobox, 130 interrupted.",
 )
 @click.version_option(reprobox.__version__, prog_name="reprobox")

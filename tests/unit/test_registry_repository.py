@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reprobox.errors import RegistryError
 from reprobox.registry import repository as repository_module
 from reprobox.registry.authorisation import Login
 from reprobox.registry.reference import parse_reference
-from reprobox.registry.repository import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Repository
+from reprobox.registry.repository import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Repository, descriptors
 from reprobox.registry.session import BrokenError, GoneError, Session
 from tests.unit.registry_support import LOGIN, REFRESH, USER, Registry, opened, serving, sha256
 
@@ -355,3 +358,22 @@ def test_a_certificate_must_be_trusted(tmp_path: Path, monkeypatch: pytest.Monke
         assert "REQUESTS_CA_BUNDLE" in (caught.value.hint or "")
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         assert not repository.has_blob(DIGEST)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just(DIGEST),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["mediaType", "digest", "size", "annotations", "manifests"]), inner, max_size=5
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.just("manifests"), _JSON))
+def test_no_document_breaks_the_reader_of_descriptors(document: dict[str, Any]) -> None:
+    for item in descriptors(document, "manifests"):
+        assert re.fullmatch("sha256:[0-9a-f]{64}", item.digest)
+        assert item.size >= 0
