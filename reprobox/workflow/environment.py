@@ -87,7 +87,7 @@ def rebuild(
     if image is not None and manifest.image is not None and engine.name != "local":
         started = time.monotonic()
         fetched = image(manifest.image, cast(ImageStore, engine))
-        return _load(engine, fetched, manifest.lock, started, observer=observer)
+        return _loaded(engine, fetched, manifest.lock, started, observer)
     if engine.name != "local":
         pinned = manifest.image.base if manifest.image else None
         base = _base(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
@@ -95,7 +95,7 @@ def rebuild(
     return _install(engine, base, manifest.lock, None, cache=cache, observer=observer)
 
 
-def reassemble(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
+def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Image:
     """Assemble the manifest's image again without loading it; compare its record to know whether it is the same."""
     pinned = manifest.image.base if manifest.image else None
     base = _base(engine, manifest.spec, cache=cache, observer=observer, pinned=pinned)
@@ -128,10 +128,10 @@ def _install(
     pairs = [(package, wheels[package.sha256]) for package in lock.packages]
     started = time.monotonic()
     image = assemble(base, pairs, cache=cache, observer=observer)
-    return _load(engine, image, lock, started, observer=observer)
+    return _loaded(engine, image, lock, started, observer)
 
 
-def _load(engine: Engine, image: Image, lock: Lock, started: float, *, observer: Observer) -> Environment:
+def _loaded(engine: Engine, image: Image, lock: Lock, started: float, observer: Observer) -> Environment:
     handle = load(image, cast(ImageStore, engine), observer=observer)
     record = image.record
     observer.finished(

@@ -50,7 +50,7 @@ def fetched_run(reference: str, *, insecure: bool, cache: Path, observer: Observ
         observer.working("manifest", f"asking {source.host}")
         try:
             artifact = _artifact(repository, source)
-            manifest = _files(repository, artifact, Path(folder))
+            manifest = _files(repository, artifact, Path(folder, "runs", "fetched"))
         except GoneError as error:
             raise _gone(source, error) from error
         record = read_manifest(manifest).image
@@ -93,6 +93,8 @@ def _line(source: Reference, run: Descriptor) -> str:
 
 
 def _files(repository: Repository, artifact: Fetched, folder: Path) -> Path:
+    # As deep as in a project, whose folder a replay looks for data in: this one is empty.
+    folder.mkdir(parents=True)
     blobs = files_of(artifact.document)
     for name, limit in (("manifest.yaml", MAX_MANIFEST_BYTES), ("code.tar.xz", _MAX_CODE)):
         blob = blobs.get(name)

@@ -23,7 +23,7 @@ from reprobox.progress import Observer
 from reprobox.registry.reference import SCHEME, Reference, parse_reference
 from reprobox.registry.repository import MANIFEST_TYPE, Descriptor, Repository
 from reprobox.registry.session import Session
-from reprobox.workflow.environment import reassemble
+from reprobox.workflow.environment import remake
 from reprobox.workflow.paths import RunPaths
 
 
@@ -91,7 +91,7 @@ def _image(manifest: Manifest, engine: Engine, cache: Path, observer: Observer) 
     assert record is not None
     failure: ReproboxError | None = None
     try:
-        image = reassemble(engine, manifest, cache=cache, observer=observer)
+        image = remake(engine, manifest, cache=cache, observer=observer)
         if image.record == record:
             return image
     except (ImageError, LockError) as error:

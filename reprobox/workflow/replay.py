@@ -172,10 +172,8 @@ def _data(request: ReplayRequest, manifest: Manifest, cache: Path) -> list[DataM
     """Find the data and make sure that it is what was trained on. Raises IncomparableError when it is not."""
     if not manifest.data:
         return []
-    candidates = [request.data] if request.data else [Path.cwd()]
-    if request.data is None and request.image is None:
-        # runs/ID/manifest.yaml lies two folders below its project; what was fetched lies nowhere in particular.
-        candidates.append(request.manifest.absolute().parent.parent.parent)
+    # runs/ID/manifest.yaml lies two folders below its project.
+    candidates = [request.data] if request.data else [Path.cwd(), request.manifest.absolute().parent.parent.parent]
     for folder in candidates:
         if all((folder / record.path).exists() for record in manifest.data):
             break

@@ -62,7 +62,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     image = assemble(make_base(tmp_path), [make_wheel(tmp_path / "wheels")], cache=tmp_path, observer=Observer())
     store = FakeStore()
     monkeypatch.setattr(push_module, "open_engine", lambda name: store)
-    monkeypatch.setattr(push_module, "reassemble", lambda *arguments, **options: image)
+    monkeypatch.setattr(push_module, "remake", lambda *arguments, **options: image)
     monkeypatch.setattr(push_module, "docker_login", lambda host: LOGIN)
     monkeypatch.setattr(fetch_module, "docker_login", lambda host: LOGIN)
     with serving(Registry(referrers_api=request.param, auth="token")) as registry:
@@ -127,7 +127,7 @@ def test_an_image_that_cannot_be_made_again_is_taken_from_the_engine(
     def gone(*arguments: object, **options: object) -> Image:
         raise LockError("demo is offered nowhere")
 
-    monkeypatch.setattr(push_module, "reassemble", gone)
+    monkeypatch.setattr(push_module, "remake", gone)
     if in_engine:
         load(bench.image, bench.store, observer=Observer())
         monkeypatch.setattr(push_module, "image_in_engine", lambda *arguments, **options: bench.image)
