@@ -129,9 +129,15 @@ class Session:
         sending = {"headers": dict(headers or {}), "data": body, "timeout": (_CONNECT_SECONDS, seconds)}
         response = self._send(method, url, scopes, sending)
         # A body that was made while it was sent cannot be sent twice; a request without one always comes before it.
-        if response.status_code == 401 and not isinstance(body, Body) and self._satisfy(response, scopes):
-            response.close()
-            response = self._send(method, url, scopes, sending)
+        if response.status_code == 401 and not isinstance(body, Body):
+            try:
+                satisfied = self._satisfy(response, scopes)
+            except BaseException:
+                response.close()
+                raise
+            if satisfied:
+                response.close()
+                response = self._send(method, url, scopes, sending)
         if response.status_code not in expect:
             with response:
                 self._refuse(response)
