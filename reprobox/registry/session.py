@@ -92,8 +92,9 @@ class Session:
             raise_on_status=False,
             respect_retry_after_header=False,
         )
-        self._http.mount("http://", HTTPAdapter(max_retries=retry))
-        self._http.mount("https://", HTTPAdapter(max_retries=retry))
+        self._adapter = HTTPAdapter(max_retries=retry)
+        self._http.mount("http://", self._adapter)
+        self._http.mount("https://", self._adapter)
         # Blobs are what their bytes are: nothing may be packed for transport.
         self._http.headers.update({"Accept-Encoding": "identity", "User-Agent": _CLIENT})
 
@@ -104,7 +105,12 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all connections."""
+        """Close all connections now: urllib3 leaves them to the garbage collector, and an error may hold them."""
+        pools = self._adapter.poolmanager.pools
+        for key in list(pools.keys()):
+            pool = pools.get(key)
+            if pool is not None:
+                pool.close()
         self._http.close()
 
     def request(

@@ -61,6 +61,7 @@ class Registry:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = 5
     registry: Registry
 
     def log_message(self, format: str, *args: object) -> None:
@@ -254,7 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    # Waited for at the end, so that no test leaves a thread with an open connection to the next one.
+    daemon_threads = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):
