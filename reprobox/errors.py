@@ -1,7 +1,7 @@
 """Every error that reprobox raises on purpose: what was found, what to do about it, and the exit code that says it.
 
 Exit codes (kept apart so that a negative answer never looks like a failure):
-0 reproduced or done, 1 diverged, 2 usage, spec or manifest invalid, 3 engine, lock or image failed,
+0 reproduced or done, 1 diverged, 2 usage, spec or manifest invalid, 3 engine, lock, image or registry failed,
 4 the training program failed, 5 incomparable, 70 bug in reprobox, 130 interrupted.
 """
 
@@ -74,6 +74,12 @@ class ImageError(ReproboxError):
     exit_code = EXIT_ENGINE
 
 
+class RegistryError(ReproboxError):
+    """A registry cannot be reached, refuses, or does not hold what was asked of it."""
+
+    exit_code = EXIT_ENGINE
+
+
 class EngineError(ReproboxError):
     """The engine failed while it was asked for something."""
 
@@ -94,3 +100,18 @@ class IncomparableError(ReproboxError):
     """Code, data or lock are not those of the manifest, so a verdict on losses would mean nothing."""
 
     exit_code = EXIT_INCOMPARABLE
+
+
+def system_cause(error: BaseException) -> tuple[int | None, str]:
+    """Return the number and the words of the operating system's error in the depths of `error`, else its own words."""
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        current = pending.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno is not None and current.strerror:
+            return current.errno, current.strerror.lower()
+        pending += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+    return None, str(error)

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Train in a pinned environment and write a manifest.",
     "show": "Show a run's manifest for a person.",
     "replay": "Rebuild what a manifest describes, train again, and judge.",
+    "push": "Send a run's image to a registry, its manifest attached.",
     "compare": "Compare two runs and name the first differing step.",
     "pack": "Put a run and all that its replay needs into one file.",
     "doctor": "Look at what works on this machine.",
@@ -48,7 +49,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done or reproduced, 1 diverged, 2 bad input, 3 engine, lock or image failed, "
+    epilog="Exit codes: 0 done or reproduced, 1 diverged, 2 bad input, 3 engine, lock, image or registry failed, "
     "4 the training failed, 5 incomparable, 70 a bug in reprobox, 130 interrupted.",
 )
 @click.version_option(reprobox.__version__, prog_name="reprobox")

@@ -16,6 +16,9 @@ engine_option = click.option(
     type=click.Choice(["docker", "local"]),
     help="Where to train. Default: docker, or local where no Docker engine answers.",
 )
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Speak to the registry without encryption. Localhost needs no such leave."
+)
 project_option = click.option(
     "-C",
     "--project",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
 
-from reprobox.cli.options import engine_option, json_option
+from reprobox.cli.options import engine_option, insecure_option, json_option
 from reprobox.cli.tolerance import tolerance_from, tolerance_options
 
 
 @click.command("replay")
-@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("manifest")
 @click.option(
     "--code", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run this folder's code instead."
 )
@@ -23,21 +24,24 @@ from reprobox.cli.tolerance import tolerance_from, tolerance_options
 @click.option("--fail-fast", is_flag=True, help="Stop at the first difference.")
 @tolerance_options
 @engine_option
+@insecure_option
 @json_option
 def command(
-    manifest: Path,
+    manifest: str,
     code: Path | None,
     data: Path | None,
     fail_fast: bool,
     relative: float,
     absolute: float,
     engine: str | None,
+    insecure: bool,
     as_json: bool,
 ) -> int:
     """Rebuild what MANIFEST describes, train again, and judge.
 
     MANIFEST is a manifest.yaml or a run's folder. Nothing else is needed: lock, image and code are made again from it.
-    It may also be a bundle that `reprobox pack` made, from which a replay needs no network.
+    It may also be a bundle that `reprobox pack` made, from which a replay needs no network, or what `reprobox push`
+    printed, oci://HOST/NAME@sha256:...: manifest and image are fetched from there.
     The outcome is written to replays/ as receipt.yaml. Exit code 0: reproduced, 1: diverged, 5: incomparable.
     """
     from reprobox.cache import cache_root
@@ -48,17 +52,25 @@ def command(
     from reprobox.workflow.replay import ReplayRequest, replay
 
     console = Console(as_json=as_json)
-    request = ReplayRequest(
-        manifest=find_manifest(manifest),
-        parent=Path.cwd(),
-        engine=engine,
-        code=code,
-        data=data,
-        tolerance=tolerance_from(relative, absolute),
-        fail_fast=fail_fast,
-    )
-    with terminate_like_interrupt():
-        report = replay(request, cache=cache_root(), observer=console)
+    cache = cache_root()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminate_like_interrupt())
+        fetched = None
+        if manifest.startswith("oci://"):
+            from reprobox.workflow.fetch import fetched_run
+
+            fetched = stack.enter_context(fetched_run(manifest, insecure=insecure, cache=cache, observer=console))
+        request = ReplayRequest(
+            manifest=fetched.manifest if fetched else find_manifest(Path(manifest)),
+            parent=Path.cwd(),
+            engine=engine,
+            code=code,
+            data=data,
+            tolerance=tolerance_from(relative, absolute),
+            fail_fast=fail_fast,
+            image=fetched.image if fetched else None,
+        )
+        report = replay(request, cache=cache, observer=console)
     summarise_replay(report, console)
     console.result(replay_result(report))
     return replay_exit(report)

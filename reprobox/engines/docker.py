@@ -31,7 +31,7 @@ from reprobox.engines.interface import EngineInfo, Plan
 from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import is_gone, this_process
 from reprobox.engines.targets import mount_points
-from reprobox.errors import EngineError, EngineUnavailableError, ImageError
+from reprobox.errors import EngineError, EngineUnavailableError, ImageError, system_cause
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
@@ -65,7 +65,7 @@ class Connection:
             raise DockerRefusedError(doing, status=error.status_code, words=words) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, errors.DockerException, OSError) as error:
             raise DockerLostError(
-                f"the Docker engine at {self.address} stopped answering while {doing}: {_cause(error)[1]}",
+                f"the Docker engine at {self.address} stopped answering while {doing}: {system_cause(error)[1]}",
                 hint="Is Docker still running? `docker info` tells.",
             ) from error
 
@@ -142,24 +142,9 @@ def _knock(address: str) -> None:
             door.connect(address.removeprefix("unix://"))
 
 
-def _cause(error: BaseException) -> tuple[int | None, str]:
-    """Return the number and the words of the operating system's error in the depths of `error`, else its own words."""
-    seen: set[int] = set()
-    pending: list[object] = [error]
-    while pending:
-        current = pending.pop(0)
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno is not None and current.strerror:
-            return current.errno, current.strerror.lower()
-        pending += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
-    return None, str(error)
-
-
 def _nobody(failures: list[tuple[str, BaseException]]) -> EngineUnavailableError:
     address, error = failures[0]
-    number, words = _cause(error)
+    number, words = system_cause(error)
     if number in (errno.EACCES, errno.EPERM):
         hint = "Add yourself to the group docker (`sudo usermod -aG docker $USER`) and log in again."
     elif os.environ.get("DOCKER_HOST"):
@@ -169,7 +154,7 @@ def _nobody(failures: list[tuple[str, BaseException]]) -> EngineUnavailableError
             "Start Docker (`sudo systemctl start docker`), or install it: https://docs.docker.com/engine/install/. If "
             "it listens elsewhere, set DOCKER_HOST. Without Docker, `--engine local` runs in a virtual environment."
         )
-    others = tuple(f"nor at {other}: {_cause(failure)[1]}" for other, failure in failures[1:])
+    others = tuple(f"nor at {other}: {system_cause(failure)[1]}" for other, failure in failures[1:])
     return EngineUnavailableError(f"no Docker engine answers at {address}: {words}", details=others, hint=hint)
 
 

@@ -161,8 +161,7 @@ def _pinned(pinned: BaseRecord, wishes: Wishes, store: ImageStore, cache: Path, 
         return _local(pinned.reference, pinned.digest, store, cache, observer)
     if pinned.kind == "registry":
         reference = f"{_repository(pinned.reference)}@{pinned.digest}"
-        image = store.find_image(reference) or _pull(reference, store, observer)
-        return _of_image(image, pinned, store, cache, observer)
+        return _of_image(_pull_pinned(reference, store, observer), pinned, store, cache, observer)
     raise ImageError(
         f"a base of unknown kind: {pinned.kind}",
         details=("known are debian, registry and local",),
@@ -288,6 +287,18 @@ def _with_digest(image: StoredImage | None) -> StoredImage | None:
 def _pull(reference: str, store: ImageStore, observer: Observer) -> StoredImage:
     observer.working("base", f"pulling {reference}")
     return store.pull_image(reference)
+
+
+def _pull_pinned(reference: str, store: ImageStore, observer: Observer) -> StoredImage:
+    try:
+        return store.find_image(reference) or _pull(reference, store, observer)
+    except ImageError as error:
+        raise ImageError(
+            error.message,
+            details=(*error.details, "this very base is what the manifest was recorded with"),
+            hint="if it was deleted there: replay the run as it was pushed (oci://...) or packed, which need no base; "
+            "or run it anew on another base (image.base)",
+        ) from error
 
 
 def _pull_within(reference: str, seconds: float, store: ImageStore, observer: Observer) -> StoredImage | None:

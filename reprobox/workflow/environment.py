@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -26,6 +27,10 @@ from reprobox.workflow.locking import base_of, choose_lock, describe_lock
 
 if TYPE_CHECKING:
     from reprobox.manifest.model import Manifest
+
+
+# Gives the whole image of a record, wherever from, with what the engine lacks of it in the cache.
+ImageSource = Callable[[ImageRecord, ImageStore], Image]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +68,18 @@ def prepare(
 
 
 def rebuild(
-    engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer, beside: Path | None = None
+    engine: Engine,
+    manifest: Manifest,
+    *,
+    cache: Path,
+    observer: Observer,
+    beside: Path | None = None,
+    image: ImageSource | None = None,
 ) -> Environment:
     """Make the manifest's environment again, from its own lock and base, whatever its requirements would give today.
 
-    Wheels are taken from the folder `beside` where it holds them. Raises LockError, ImageError or EngineError.
+    Wheels are taken from the folder `beside` where it holds them; with `image`, which gives the whole image, neither
+    base nor wheels are needed. Raises LockError, ImageError or EngineError.
     """
     with in_use(cache):
         wheels = _Wheels(manifest.lock, beside=beside, cache=cache, observer=observer)
@@ -75,11 +87,15 @@ def rebuild(
             observer.finished("lock", describe_lock(manifest.lock), "from the manifest")
             _check_driver(manifest.spec, None, manifest.lock, observer)
             return _installed(wheels)
+        if image is not None and manifest.image is not None:
+            _check_driver(manifest.spec, None, manifest.lock, observer)
+            started = time.monotonic()
+            return _loaded(engine, image(manifest.image, cast(ImageStore, engine)), wheels, started)
         base, brought = _recorded_base(engine, manifest, cache=cache, observer=observer)
         _check_driver(manifest.spec, base, manifest.lock, observer)
         started = time.monotonic()
-        image = _assembled(engine, manifest.spec, base, wheels, kept=manifest.image if brought else None)
-        return _loaded(engine, image, wheels, started)
+        made = _assembled(engine, manifest.spec, base, wheels, kept=manifest.image if brought else None)
+        return _loaded(engine, made, wheels, started)
 
 
 def remake(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer, beside: Path | None = None) -> Image:
@@ -198,8 +214,8 @@ def _loaded(engine: Engine, image: Image, wheels: _Wheels, started: float) -> En
     try:
         handle = load(image, store, observer=observer)
     except ImageError:
-        # A layer that was lost is made from wheels.
-        if not wheels.mended():
+        # A layer that was lost is made from wheels; an image that was had as a whole comes from none.
+        if not image.wheels or not wheels.mended():
             raise
         handle = load(image, store, observer=observer)
     mark_used([path for _, path in image.wheels])

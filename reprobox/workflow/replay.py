@@ -34,7 +34,7 @@ from reprobox.trajectory.comparison import LiveComparison
 from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
 from reprobox.trajectory.reader import News
 from reprobox.workflow.compare import judge
-from reprobox.workflow.environment import Environment, rebuild
+from reprobox.workflow.environment import Environment, ImageSource, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
 from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, create_run, storage_error
@@ -48,6 +48,7 @@ class ReplayRequest:
     """What to replay and how. `manifest` may be a bundle, which brings all else; `code` replaces the manifest's code,
     `data` is the folder in which data paths are looked up (None: the current folder, then the project that the
     manifest lies in), `parent` is where `replays/` is made.
+    `image` gives the image as a whole where it came with the manifest.
     """
 
     manifest: Path
@@ -57,6 +58,7 @@ class ReplayRequest:
     data: Path | None = None
     tolerance: Tolerance | None = None
     fail_fast: bool = False
+    image: ImageSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
 
     code, packed, found = _code(request, manifest, observer)
     mounts = _data(request, manifest, cache)
-    wheels = RunPaths(root=request.manifest.absolute().parent).wheels
-    environment = rebuild(engine, manifest, cache=cache, observer=observer, beside=wheels)
+    beside = RunPaths(root=request.manifest.absolute().parent).wheels
+    environment = rebuild(engine, manifest, cache=cache, observer=observer, beside=beside, image=request.image)
     observer.finished("engine", describe_engine(engine, manifest.spec))
     found += _environment_differences(manifest, environment, engine, machine)
     for difference in found:

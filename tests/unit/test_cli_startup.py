@@ -25,7 +25,7 @@ HEAVY = [
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("run", "replay", "pack", "lock", "export")),
+        *([command, "--help"] for command in ("run", "replay", "pack", "push", "cache", "lock", "export")),
     ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

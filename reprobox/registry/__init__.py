@@ -1,0 +1,1 @@
+"""An OCI registry, spoken to by its protocol: references, authorisation, manifests, blobs, referrers."""
