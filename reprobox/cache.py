@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from reprobox.errors import StorageError
+from reprobox.units import size_text
 
 # Held by those who use the cache, together; and by the one who prunes it, alone.
 _GATE = ".in-use"
@@ -95,6 +96,11 @@ def hold(path: Path) -> None:
         fcntl.flock(_HELD[path], fcntl.LOCK_SH)
 
 
+def in_use_file(place: Path) -> Path:
+    """Return the file that a process holds (see `hold`) which uses the folder `place` of the cache."""
+    return place.with_name(f"{place.name}.used")
+
+
 def is_held(path: Path) -> bool:
     """Say whether a process lives that called `hold` for this path."""
     try:
@@ -120,18 +126,21 @@ def mark_used(paths: Iterable[Path]) -> None:
             os.utime(path)
 
 
-def ensure_room(cache: Path, needed: int) -> None:
-    """Raise StorageError when the cache's disk has less than `needed` bytes left, before anything is written."""
-    with storage_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
+def ensure_room(
+    folder: Path,
+    needed: int,
+    *,
+    hint: str = "`reprobox cache prune --older-than 30d` makes room; or name another place in REPROBOX_CACHE",
+) -> None:
+    """Raise StorageError when the disk of `folder`, which need not be there yet, has less than `needed` bytes left.
+
+    For asking before anything is written; `hint` is for a folder that is not in the cache.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
-            f"not enough room for the cache: {_mib(needed)} are needed, {_mib(free)} are free",
-            details=(f"cache: {cache}",),
-            hint="`reprobox cache prune --older-than 30d` makes room; or name another place in REPROBOX_CACHE",
+            f"not enough room in {folder}: {size_text(needed)} are needed, {size_text(free)} are free", hint=hint
         )
-
-
-def _mib(size: int) -> str:
-    return f"{-(-size // (1 << 20))} MiB"

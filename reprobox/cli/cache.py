@@ -26,7 +26,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
 
 @click.group("cache")
 def command() -> None:
-    """Look at and clean what is kept between runs: bases, layers, wheels, virtual environments.
+    """Look at and clean what is kept between runs: bases, layers, wheels, virtual environments, unpacked bundles.
 
     All of it can be made or fetched again. It lies in REPROBOX_CACHE, else in `reprobox` under XDG_CACHE_HOME or
     ~/.cache.
@@ -155,7 +155,7 @@ def verify(as_json: bool) -> int:
 
 
 def _text(size: int) -> str:
-    from reprobox.snapshot.files import size_text
+    from reprobox.units import size_text
 
     return size_text(size)
 

@@ -43,7 +43,7 @@ def command(
     from reprobox.cli.summary import relative
     from reprobox.cli.terminate import terminate_like_interrupt
     from reprobox.errors import UsageError
-    from reprobox.snapshot.files import size_text
+    from reprobox.units import size_text
     from reprobox.workflow.pack import PackRequest, pack
     from reprobox.workflow.paths import find_manifest
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from reprobox.cache import hold, locked, mark_used
+from reprobox.cache import hold, in_use_file, locked, mark_used
 from reprobox.errors import EngineError, StorageError
 from reprobox.lock.model import Lock
 from reprobox.progress import Observer
@@ -73,11 +73,6 @@ def prepare(lock: Lock, wheels: Mapping[str, Path], *, cache: Path, observer: Ob
         ) from error
     observer.finished("venv", f"{len(lock.packages)} packages, Python {lock.python}")
     return place
-
-
-def in_use_file(place: Path) -> Path:
-    """Return the file that a process holds (see `cache.hold`) which uses the environment at `place`."""
-    return place.with_name(f"{place.name}.used")
 
 
 def _is_complete(place: Path) -> bool:

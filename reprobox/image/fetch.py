@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from reprobox.cache import storage_errors
-from reprobox.errors import ImageError, RegistryError, StorageError
+from reprobox.cache import ensure_room, storage_errors
+from reprobox.errors import ImageError, RegistryError
 from reprobox.image.assemble import Image
 from reprobox.image.bases import Base
 from reprobox.image.exported import Exported, measure
@@ -146,11 +145,7 @@ def _bring(
     with storage_errors(cache):
         folder = cache / "layers"
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < total + _ROOM:
-            raise StorageError(
-                f"no room for the image: {total / 1e9:.1f} GB are to be fetched into {folder}",
-                hint="make room there, or name another place in REPROBOX_CACHE",
-            )
+        ensure_room(folder, total + _ROOM)
         for layer in missing:
             target = layer_path(cache, layer.diff_id)
             temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

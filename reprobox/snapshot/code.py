@@ -13,9 +13,10 @@ from pathlib import Path
 
 from reprobox.errors import SpecError
 from reprobox.snapshot.archive import digest_of
-from reprobox.snapshot.files import read_stable, size_text
+from reprobox.snapshot.files import read_stable
 from reprobox.snapshot.model import ArchiveRecord, CodeRecord
 from reprobox.snapshot.tree import find_code
+from reprobox.units import size_text
 
 MAX_FILE_BYTES = 50_000_000
 MAX_TOTAL_BYTES = 100_000_000

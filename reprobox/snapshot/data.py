@@ -23,9 +23,10 @@ from pathlib import Path
 
 from reprobox.errors import SpecError, StorageError
 from reprobox.progress import Observer
-from reprobox.snapshot.files import Stamp, hash_stable, size_text, stamp_of
+from reprobox.snapshot.files import Stamp, hash_stable, stamp_of
 from reprobox.snapshot.model import DataRecord, OutputRecord
 from reprobox.snapshot.stamps import is_settled, keep_listing, load_listing, load_stamps, save_stamps
+from reprobox.units import size_text
 
 _MOST_NAMED = 3
 

@@ -70,16 +70,6 @@ def hash_stable(path: Path, shown: str, *, follow: bool, advance: Callable[[int]
     return digest.hexdigest(), stamp_of(status)
 
 
-def size_text(size: int) -> str:
-    """Return a number of bytes for a person, in decimal units."""
-    number = float(size)
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
 def _stable(
     path: Path, shown: str, follow: bool, restart: Callable[[], None], take: Callable[[bytes], None]
 ) -> os.stat_result:

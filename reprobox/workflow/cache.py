@@ -15,16 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import is_held, nobody_else, storage_errors
-from reprobox.engines.local_environment import in_use_file
+from reprobox.cache import in_use_file, is_held, nobody_else, storage_errors
 from reprobox.errors import StorageError
 from reprobox.image.layers import read_json
 from reprobox.progress import Observer
 
-KINDS = ("base", "layer", "wheel", "venv", "leftover")
+KINDS = ("base", "layer", "wheel", "venv", "bundle", "leftover")
+# Folders that programs run from or read while they train.
+_HOLDABLE = ("venv", "bundle")
 
 # What processes that were killed leave behind: names that are only used while something is being made.
-_LEFTOVERS = ("layers/.*.tmp", "images/.*.tmp", "wheels/*/.partial", "venvs/.*", ".bytecode-*", ".debian-*")
+_LEFTOVERS = (
+    "layers/.*.tmp", "images/.*.tmp", "wheels/*/.partial", "venvs/.*", "bundles/.*", ".bytecode-*", ".debian-*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,13 @@ class Item:
 
 def inventory(cache: Path) -> tuple[Item, ...]:
     """Return everything that the cache holds, most recently used first."""
-    items = [*_layers(cache), *_wheels(cache), *_environments(cache), *_leftovers(cache)]
+    items = [*_layers(cache), *_wheels(cache), *_environments(cache), *_bundles(cache), *_leftovers(cache)]
     return tuple(sorted(items, key=lambda item: (-item.last_used, item.name)))
 
 
 def unneeded(cache: Path, items: Iterable[Item]) -> tuple[Item, ...]:
     """Return those of `items` that no lock, image or base speaks of that the cache remembers or that a bundle brought,
-    and what killed processes left.
+    the code and data of bundles, and what killed processes left.
     """
     layers: set[str] = set()
     for path in (cache / "images" / "kept").glob("*/manifest.json"):
@@ -88,7 +91,7 @@ def prune(cache: Path, choose: Callable[[Sequence[Item]], Sequence[Item]]) -> tu
                 hint="wait until it has begun to train, then prune again",
             )
         for item in choose(inventory(cache)):
-            if item.kind == "venv" and is_held(in_use_file(item.path)):
+            if item.kind in _HOLDABLE and is_held(in_use_file(item.path)):
                 spared.append(item)
                 continue
             with storage_errors(cache):
@@ -144,6 +147,13 @@ def _environments(cache: Path) -> Iterator[Item]:
     for path in (cache / "venvs").glob("[0-9a-f]*"):
         if path.is_dir():
             yield from _item("venv", path.name, path, path / "reprobox-complete")
+
+
+def _bundles(cache: Path) -> Iterator[Item]:
+    """Yield what bundles brought beside wheels and layers: the manifest, code and data of each."""
+    for path in (cache / "bundles").glob("[0-9a-f]*"):
+        if path.is_dir():
+            yield from _item("bundle", path.name, path, in_use_file(path))
 
 
 def _leftovers(cache: Path) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from typing import cast
 
 from reprobox.bundle.reader import is_bundle
 from reprobox.bundle.writer import Source, Written, of_bytes, of_file, write_bundle
-from reprobox.cache import in_use
+from reprobox.cache import ensure_room, in_use
 from reprobox.engines import open_engine
 from reprobox.errors import ImageError, UsageError
 from reprobox.image.assemble import Image, rebuild_layers
@@ -23,12 +23,12 @@ from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.progress import Observer
 from reprobox.snapshot.archive import checked_tar
 from reprobox.snapshot.data import data_files
-from reprobox.snapshot.files import size_text
 from reprobox.snapshot.stamps import load_listing
 from reprobox.trajectory.codec import decode_stream, losses_tsv
+from reprobox.units import size_text
 from reprobox.workflow.environment import remake
 from reprobox.workflow.inputs import recorded_code, recorded_data
-from reprobox.workflow.paths import RunPaths, require_room, storage_error
+from reprobox.workflow.paths import RunPaths, storage_error
 
 MANIFEST = "manifest.yaml"
 CODE = "code.tar.xz"
@@ -176,7 +176,8 @@ def _image(image: Image, store: ImageStore, *, whole: bool, cache: Path, observe
 
 def _write(request: PackRequest, manifest: Manifest, sources: list[Source], observer: Observer) -> Written:
     total = sum(source.size for source in sources)
-    require_room(request.target.absolute().parent, total + _OVERHEAD * len(sources))
+    target = request.target.absolute().parent
+    ensure_room(target, total + _OVERHEAD * len(sources), hint="free some space, or name another place with -o")
     done = 0
 
     def progress(path: str, count: int) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.errors import StorageError, UsageError
-from reprobox.snapshot.files import size_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +121,3 @@ def storage_error(error: OSError, where: Path) -> StorageError:
             f"not allowed to write {place}", hint="check whose folder it is, or use another project folder"
         )
     return StorageError(f"cannot write {place}: {error.strerror or error}")
-
-
-def require_room(folder: Path, size: int) -> None:
-    """Make sure that `size` bytes more fit below `folder`. Raises StorageError when they do not."""
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if size > free:
-        raise StorageError(
-            f"not enough room in {folder}: {size_text(size)} are needed, {size_text(free)} are free",
-            hint="free some space, or use another place (-o for a bundle, REPROBOX_CACHE for the cache)",
-        )

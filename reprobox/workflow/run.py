@@ -19,9 +19,9 @@ from reprobox.progress import Observer
 from reprobox.snapshot.archive import pack_archive, restore_code
 from reprobox.snapshot.code import CodeSnapshot, snapshot_code
 from reprobox.snapshot.data import hash_data
-from reprobox.snapshot.files import size_text
 from reprobox.snapshot.model import DataRecord
 from reprobox.spec import RunSpec
+from reprobox.units import size_text
 from reprobox.workflow.environment import prepare
 from reprobox.workflow.execute import Job, Result, execute
 from reprobox.workflow.paths import RunPaths, create_run, storage_error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reprobox.bundle.index import damaged, dump_index
 from reprobox.bundle.reader import Bundle, is_bundle, open_bundle
-from reprobox.cache import locked, storage_errors
+from reprobox.cache import ensure_room, hold, in_use_file, locked, mark_used, storage_errors
 from reprobox.errors import BundleError
 from reprobox.image.kept import keep_image, layers_of, put_layer
 from reprobox.image.layers import Layer, holds
@@ -22,9 +22,9 @@ from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import MANIFEST_FORMAT, MAX_MANIFEST_BYTES, manifest_digest, read_manifest
 from reprobox.progress import Observer
 from reprobox.snapshot.archive import digest_of
-from reprobox.snapshot.files import size_text
+from reprobox.units import size_text
 from reprobox.workflow.pack import BASE, CODE, DATA, IMAGE, MANIFEST, WHEELS
-from reprobox.workflow.paths import find_manifest, require_room
+from reprobox.workflow.paths import find_manifest
 
 _MAX_DOCUMENT = 4 << 20
 
@@ -72,7 +72,7 @@ def unpack(path: Path, *, cache: Path, observer: Observer) -> Unpacked:
             *beside,
         ]
         total = sum(bundle.members[name].size for name in wanted if name in bundle.members)
-        require_room(cache, total)
+        ensure_room(cache, total)
         reading = _Reading(bundle, observer, total)
         for package in wheels:
             name = f"{WHEELS}/{package.file}"
@@ -84,6 +84,9 @@ def unpack(path: Path, *, cache: Path, observer: Observer) -> Unpacked:
             keep_image(manifest.image, config=config, manifest=document, description=base, cache=cache)
         if beside:
             _place(folder, manifest, beside, reading)
+        # The data is read from there while the program trains.
+        hold(in_use_file(folder))
+        mark_used([in_use_file(folder)])
     note = "verified" if wanted else "already in the cache"
     observer.finished("bundle", f"{len(bundle.members)} files, {size_text(path.stat().st_size)}", note)
     brought = any(name.startswith(f"{DATA}/") for name in bundle.members)

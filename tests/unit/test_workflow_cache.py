@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from reprobox.cache import hold, in_use
+from reprobox.cache import hold, in_use, in_use_file
 from reprobox.cli.main import cli
-from reprobox.engines.local_environment import in_use_file
 from reprobox.errors import StorageError, UsageError
 from reprobox.image.assemble import assemble
 from reprobox.image.layers import layer_path
@@ -205,3 +204,17 @@ def test_the_layers_of_an_image_that_a_bundle_brought_are_needed(cache: Path) ->
     kept.mkdir(parents=True)
     (kept / "manifest.json").write_text(json.dumps({"layers": layers}))
     assert names(unneeded(cache, inventory(cache))) == {"stray-1.0-py3-none-any.whl"}
+
+
+def test_what_a_bundle_brought_goes_unless_a_program_reads_it(cache: Path) -> None:
+    read, idle = (cache / "bundles" / name for name in ("aa" * 32, "bb" * 32))
+    for folder in (read, idle):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "numbers").write_text("0.1")
+    hold(in_use_file(read))
+    found = [item for item in inventory(cache) if item.kind == "bundle"]
+    assert [item.size for item in found] == [3, 3]
+    gone, spared = prune(cache, lambda items: unneeded(cache, [item for item in items if item.kind == "bundle"]))
+    assert ([item.path for item in gone], [item.path for item in spared]) == ([idle], [read])
+    assert read.is_dir()
+    assert not idle.exists()
