@@ -13,10 +13,10 @@ from typing import Any, Callable
 
 from . import lines, protocol
 from .bits import DTYPES, number_of
-from .seeding import distributed_rank
+from .stream import Stream
+from .tracked import Tracked, combined_digest
 
 FLUSH_SECONDS = 0.2
-_CLAIMED_VARIABLE = "REPROBOX_CLAIMED"
 
 
 class Recorder:
@@ -42,25 +42,22 @@ class Recorder:
         self._dtypes: dict[Any, str] = {}
         self._digester: Any = None
         self._parameters: Any = None
-        # Streams of processes that train beside their parent are numbered after its own.
-        self._first_child = 1 if _CLAIMED_VARIABLE in os.environ else 0
-        self._reset()
+        self._reset(Stream(folder))
         os.register_at_fork(after_in_child=self._forget_parent)
         # Not only in the root: the ranks of torchrun and a notebook's kernel are programs of their own.
         atexit.register(self.finish)
 
-    def _reset(self) -> None:
+    def _reset(self, stream: Stream) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._number: int | None = None
-        self._stream: int | None = None
+        self._stream = stream
         # Finished lines, or (render, what is known, slots) of those to be made when they are written: what the slots
         # hold may still be on its device.
         self._entries: list[Any] = []
         self._rings: dict[tuple[Any, Any, Any], Any] = {}
         # By id, as long as the optimizer lives.
-        self._optimizers: dict[int, _Tracked] = {}
-        self._tracked: list[_Tracked] = []
+        self._optimizers: dict[int, Tracked] = {}
+        self._tracked: list[Tracked] = []
         # By data loader: the optimizer step from which on the next of its batches is digested.
         self._batch_due: dict[int, int] = {}
         self._batches_before_training: list[Any] = []
@@ -73,8 +70,7 @@ class Recorder:
     def _forget_parent(self) -> None:
         """In a forked child: what the parent has recorded is the parent's; the child starts a stream of its own."""
         self._root = False
-        self._first_child = 1 if self._number is not None or _CLAIMED_VARIABLE in os.environ else 0
-        self._reset()
+        self._reset(Stream(self._folder, self._stream))
 
     def warn(self, text: str) -> None:
         """Keep a warning for the manifest (once)."""
@@ -85,7 +81,7 @@ class Recorder:
         """Record a metric of the program's own beside the losses so far; `bits` are in hex, big-endian."""
         line = "metric\t%s\t%d\t%s\t%s\n" % (name, self.losses, dtype, bits)
         # Without torch nothing is ever under way, and nothing comes by later to write the entries.
-        self.guard(self._entries.append if "torch" in sys.modules else self._write, line)
+        self.guard(self._entries.append if "torch" in sys.modules else self._stream.write, line)
 
     def attach(self, torch: Any) -> None:
         """Get ready to record; called once torch is there, before the hooks that call this recorder are set."""
@@ -186,13 +182,13 @@ class Recorder:
         self._entries += self._batches_before_training
         self._batches_before_training = []
 
-    def _track(self, optimizer: Any) -> _Tracked:
+    def _track(self, optimizer: Any) -> Tracked:
         key = id(optimizer)
         tracked = self._optimizers.get(key)
         if tracked is None:
             if not self._tracked:
                 self._training_begins()
-            tracked = self._optimizers[key] = _Tracked(len(self._tracked), type(optimizer).__name__)
+            tracked = self._optimizers[key] = Tracked(len(self._tracked), type(optimizer).__name__)
             self._tracked.append(tracked)
             # The parameters live as long as the optimizer, which holds them anyway. When it goes away before the
             # program ends, as at the end of a function, its finalizer still sees them.
@@ -201,7 +197,7 @@ class Recorder:
             tracked.remember(optimizer.param_groups)
         return tracked
 
-    def _digest(self, at: int, tracked: _Tracked, first: bool) -> None:
+    def _digest(self, at: int, tracked: Tracked, first: bool) -> None:
         """Digest what an optimizer has just changed. A failure, such as no memory left, ends the digests alone."""
         from .digests import random_state
 
@@ -243,12 +239,12 @@ class Recorder:
             slots.append(ring.put(value))
         return render, known, slots
 
-    def _optimizer_gone(self, key: int, tracked: _Tracked, pid: int) -> None:
+    def _optimizer_gone(self, key: int, tracked: Tracked, pid: int) -> None:
         if pid == os.getpid():
             del self._optimizers[key]
             self._settle(tracked)
 
-    def _settle(self, tracked: _Tracked) -> None:
+    def _settle(self, tracked: Tracked) -> None:
         try:
             tracked.settle()
         except Exception as error:
@@ -271,46 +267,13 @@ class Recorder:
             ready += 1
         if finished:
             del self._entries[:ready]
-            self._write("".join(finished))
-
-    def _write(self, text: str) -> None:
-        if self._stream is None:
-            self._stream = self._claim()
-        data = text.encode()
-        while data:
-            data = data[os.write(self._stream, data) :]
-
-    def _claim(self) -> int:
-        """Open the first free stream, counting from the number that this process has in every run of the program."""
-        number = self._preferred()
-        while True:
-            name = "%s%03d%s" % (protocol.STREAM_PREFIX, number, protocol.STREAM_SUFFIX)
-            try:
-                stream = os.open(
-                    os.path.join(self._folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644
-                )
-                break
-            except FileExistsError:
-                number += 1
-        self._number = number
-        os.environ[_CLAIMED_VARIABLE] = "1"
-        os.write(stream, protocol.STREAM_HEADER.encode())
-        return stream
-
-    def _preferred(self) -> int:
-        """Return this process's rank; without one, its place among the children of its parent; else 0."""
-        rank = distributed_rank()
-        if rank is not None:
-            return rank
-        processes = sys.modules.get("multiprocessing.process")
-        identity = processes.current_process()._identity if processes is not None else ()
-        return int(identity[0]) - 1 + self._first_child if identity else 0
+            self._stream.write("".join(finished))
 
     def finish(self) -> None:
         """Write what is left, the digest of the final weights, and the facts. Called when the process ends."""
         if self._finished or self._pid != os.getpid():
             return
-        if not self._root and self._stream is None and not self._entries and not self._warnings:
+        if not self._root and self._stream.number is None and not self._entries and not self._warnings:
             return  # a child that trained nothing, for instance a data loader's worker
         self._finished = True
         try:
@@ -320,8 +283,8 @@ class Recorder:
                     self._flush(wait=True)
                 weights = self._final_weights()
                 self._look_for_the_unseen()
-            if self._stream is not None:
-                self._write("end\t%s\n" % (weights or "-"))
+            if self._stream.number is not None:
+                self._stream.write("end\t%s\n" % (weights or "-"))
         except Exception as error:
             self.warn("the record could not be finished: %s: %s" % (type(error).__name__, error))
         self._write_facts()
@@ -329,7 +292,7 @@ class Recorder:
     def _final_weights(self) -> str | None:
         """Return the digest of what all optimizers optimized; without any, of the parameters changed by hand."""
         if not self._tracked and self.losses and self._parameters.changed():
-            by_hand = _Tracked(0, "")
+            by_hand = Tracked(0, "")
             by_hand.parameters = self._parameters.changed()
             self._tracked.append(by_hand)
         for tracked in self._tracked:
@@ -364,7 +327,7 @@ class Recorder:
                 "data_loaders": self.data_loaders,
                 "warnings": self._warnings,
             }
-            number = "p%d" % self._pid if self._number is None else "%03d" % self._number
+            number = "p%d" % self._pid if self._stream.number is None else "%03d" % self._stream.number
             name = protocol.FACTS_PREFIX + number + protocol.FACTS_SUFFIX
             path = os.path.join(self._folder, name)
             with open(path + ".tmp", "w", encoding="utf-8") as handle:
@@ -372,41 +335,3 @@ class Recorder:
             os.replace(path + ".tmp", path)
         except Exception as error:
             sys.stderr.write("reprobox: the facts could not be written: %s: %s\n" % (type(error).__name__, error))
-
-
-class _Tracked:
-    """The parameters of one optimizer, numbered as first seen, until their digest is taken.
-
-    `steps` counts its steps, `blind` those of them since whose predecessor no loss was seen.
-    """
-
-    def __init__(self, ordinal: int, kind: str) -> None:
-        self.ordinal = ordinal
-        self.kind = kind
-        self.digest: str | None = None
-        self.parameters: list[Any] = []
-        self.steps = 0
-        self.blind = 0
-        self.losses = 0
-        self.groups = 0
-
-    def remember(self, groups: list[Any]) -> None:
-        self.groups = len(groups)
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
-
-    def settle(self) -> None:
-        if self.digest is None:
-            from .weights import digest_tensors
-
-            self.digest = digest_tensors(self.parameters)
-            self.parameters = []
-
-
-def combined_digest(digests: list[str | None]) -> str | None:
-    """Return one digest for the optimizers' digests in order; None when there are none or one is missing."""
-    known = [digest for digest in digests if digest is not None]
-    if not known or len(known) < len(digests):
-        return None
-    import hashlib
-
-    return "sha256:" + hashlib.sha256("\n".join(known).encode()).hexdigest()

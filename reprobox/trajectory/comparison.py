@@ -9,14 +9,21 @@ unequal loss in 12 steps.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reprobox.trajectory.bits import decimal, ulps, unscaled
-from reprobox.trajectory.model import Digest, Divergence, Loss, Outcome, Tolerance, Trajectory, Verdict
+from reprobox.trajectory.divergences import (
+    digest_divergence,
+    digest_values,
+    length_divergence,
+    loss_divergence,
+    place_of,
+    tolerated,
+    turn,
+    value_of,
+)
+from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
 
 _DIGESTED = {"gradients": "the gradients", "weights": "the weights", "rng": "the random states", "batch": "the batches"}
 
@@ -94,75 +101,6 @@ def compare(
     return _diverged(common, reason, weights[0])
 
 
-class LiveComparison:
-    """Compares losses and digests as they are recorded, so that a replay can be stopped at the first divergence.
-
-    `divergence` stays None while all is well; `differing` is the first that differs at all, which under a
-    tolerance need not be a divergence; `steps_compared` counts the losses looked at. It never says that a replay is
-    good: `compare` does, at the end.
-    """
-
-    def __init__(self, recorded: Sequence[Trajectory], *, tolerance: Tolerance | None = None) -> None:
-        """Compare against `recorded`."""
-        self._recorded = recorded
-        processes = [one.process for one in recorded]
-        distinct = len(set(processes)) == len(processes)
-        self._streams = {process: at for at, process in enumerate(processes if distinct else range(len(processes)))}
-        self._digests = [_digest_values(one) for one in recorded]
-        self._tolerance = tolerance
-        self.divergence: Divergence | None = None
-        self.differing: Divergence | None = None
-        self.steps_compared = 0
-
-    @property
-    def steps_recorded(self) -> int:
-        """How many losses the recorded run has, over all streams."""
-        return sum(len(one.losses) for one in self._recorded)
-
-    def feed(self, process: int, losses: Iterable[Loss], digests: Iterable[Digest] = ()) -> Divergence | None:
-        """Take in newly recorded losses and digests of one process (as `StreamTail.news` gives them).
-
-        Return the first divergence of this replay: the same one ever after, None as long as there is none. Losses
-        without a counterpart are passed over when the recorded run was cut off, or has no such stream: only the end
-        can tell what to make of them.
-        """
-        stream = self._streams.get(process)
-        if stream is None:
-            return self.divergence
-        # As they happened.
-        records: list[tuple[int, int, Loss | Digest]] = [(loss.optimizer_step, 0, loss) for loss in losses]
-        records += [(digest.optimizer_step, _turn(digest), digest) for digest in digests]
-        for _, _, record in sorted(records, key=lambda one: one[:2]):
-            if self.divergence is not None:
-                break
-            if isinstance(record, Loss):
-                self._take_loss(stream, record)
-            else:
-                self._take_digest(stream, record)
-        return self.divergence
-
-    def _take_digest(self, stream: int, digest: Digest) -> None:
-        value = self._digests[stream].get(_place(digest))
-        if value is not None and value != digest.value:
-            difference = _digest_divergence(stream, self._recorded[stream], value, digest)
-            self.differing = self.differing or difference
-            if self._tolerance is None:
-                self.divergence = difference
-
-    def _take_loss(self, stream: int, loss: Loss) -> None:
-        known = self._recorded[stream]
-        if loss.step < len(known.losses):
-            self.steps_compared += 1
-            original = known.losses[loss.step]
-            if original != loss:
-                difference = _loss_divergence(stream, original, loss)
-                self.differing = self.differing or difference
-                if not _tolerated(original, loss, self._tolerance):
-                    self.divergence = difference
-        elif known.complete:
-            self.divergence = _length_divergence(stream, None, loss)
-
-
 def compare_outputs(recorded: Sequence[Output], replayed: Sequence[Output]) -> Verdict:
     """Return the verdict on the files that two runs wrote, for runs that recorded no losses.
 
@@ -193,7 +131,7 @@ def compare_outputs(recorded: Sequence[Output], replayed: Sequence[Output]) -> V
 
 @dataclass(frozen=True, kw_only=True)
 class _Stop:
-    """Where the comparison ends in a divergence; `order` is (step, 0) for a loss, (its step, `_turn`) for a digest."""
+    """Where the comparison ends in a divergence; `order` is (step, 0) for a loss, (its step, `turn`) for a digest."""
 
     order: tuple[int, int]
     divergence: Divergence
@@ -219,11 +157,11 @@ def _scan(pairs: Sequence[tuple[Trajectory, Trajectory]], tolerance: Tolerance |
                 continue
             if not differs:
                 differs = True
-                differences.append(((loss.step, 0), _loss_divergence(stream, original, loss)))
-            if not _tolerated(original, loss, tolerance):
-                stops.append(_Stop(order=(loss.step, 0), divergence=_loss_divergence(stream, original, loss)))
+                differences.append(((loss.step, 0), loss_divergence(stream, original, loss)))
+            if not tolerated(original, loss, tolerance):
+                stops.append(_Stop(order=(loss.step, 0), divergence=loss_divergence(stream, original, loss)))
                 break
-            apart = abs(_value(loss) - _value(original))
+            apart = abs(value_of(loss) - value_of(original))
             if apart > largest[0]:
                 largest = (apart, loss.step)
         else:
@@ -242,69 +180,24 @@ def _scan(pairs: Sequence[tuple[Trajectory, Trajectory]], tolerance: Tolerance |
     )
 
 
-def _value(loss: Loss) -> float:
-    return unscaled(loss.bits, loss.dtype, loss.scale)
-
-
-def _turn(digest: Digest) -> int:
-    """Return when a digest was taken: before (-1) or after (1) the losses of its step."""
-    return -1 if digest.what == "batch" else 1
-
-
-def _place(digest: Digest) -> tuple[int, str, int]:
-    return digest.optimizer_step, digest.what, digest.optimizer
-
-
-def _digest_values(trajectory: Trajectory) -> dict[tuple[int, str, int], str]:
-    return {_place(one): one.value for one in trajectory.digests}
-
-
 def _first_digest(stream: int, first: Trajectory, second: Trajectory) -> _Stop | None:
     """Return where two streams' digests differ first, among those that both have."""
-    known = _digest_values(first)
+    known = digest_values(first)
     for digest in second.digests:
-        value = known.get(_place(digest))
+        value = known.get(place_of(digest))
         if value is not None and value != digest.value:
-            divergence = _digest_divergence(stream, first, value, digest)
-            return _Stop(order=(divergence.step or 0, _turn(digest)), divergence=divergence)
+            divergence = digest_divergence(stream, first, value, digest)
+            return _Stop(order=(divergence.step or 0, turn(digest)), divergence=divergence)
     return None
-
-
-def _digest_divergence(stream: int, first: Trajectory, value: str, digest: Digest) -> Divergence:
-    """Describe a digest that differs; its step is that of the last loss before it, of a batch the first after it."""
-    if digest.what == "batch":
-        step = bisect_left(first.losses, digest.optimizer_step, key=lambda loss: loss.optimizer_step)
-    else:
-        step = max(0, bisect_right(first.losses, digest.optimizer_step, key=lambda loss: loss.optimizer_step) - 1)
-    return Divergence(
-        what=digest.what,
-        stream=stream,
-        step=step,
-        optimizer_step=digest.optimizer_step,
-        recorded=value,
-        replayed=digest.value,
-    )
-
-
-def _tolerated(original: Loss, loss: Loss, tolerance: Tolerance | None) -> bool:
-    """Say whether an unequal loss satisfies the tolerance, which is on its value alone."""
-    if tolerance is None or original.optimizer_step != loss.optimizer_step:
-        return False
-    first, second = _value(original), _value(loss)
-    if math.isnan(first) or math.isnan(second):
-        return math.isnan(first) and math.isnan(second)
-    if math.isinf(first) or math.isinf(second):
-        return first == second
-    return abs(second - first) <= tolerance.absolute + tolerance.relative * abs(first)
 
 
 def _length(stream: int, first: Trajectory, second: Trajectory) -> _Stop | None:
     """Return where one stream ends before the other; None when neither does, or when the recorded one was cut off."""
     known, found = len(first.losses), len(second.losses)
     if found < known:
-        return _Stop(order=(found, 0), divergence=_length_divergence(stream, first.losses[found], None))
+        return _Stop(order=(found, 0), divergence=length_divergence(stream, first.losses[found], None))
     if found > known and first.complete:
-        return _Stop(order=(known, 0), divergence=_length_divergence(stream, None, second.losses[known]))
+        return _Stop(order=(known, 0), divergence=length_divergence(stream, None, second.losses[known]))
     return None
 
 
@@ -334,36 +227,6 @@ def _weights(stream: int, first: Trajectory, second: Trajectory) -> Divergence |
         optimizer_step=first.optimizer_steps,
         recorded=first.weights,
         replayed=second.weights,
-    )
-
-
-def _loss_divergence(stream: int, original: Loss, loss: Loss) -> Divergence:
-    return Divergence(
-        what="loss",
-        stream=stream,
-        step=loss.step,
-        optimizer_step=loss.optimizer_step,
-        recorded=decimal(original.bits, original.dtype),
-        replayed=decimal(loss.bits, loss.dtype),
-        recorded_bits=original.bits,
-        replayed_bits=loss.bits,
-        ulps=ulps(original.bits, loss.bits, loss.dtype) if original.dtype == loss.dtype else None,
-    )
-
-
-def _length_divergence(stream: int, original: Loss | None, loss: Loss | None) -> Divergence:
-    """Describe a loss that only one of the two runs has."""
-    only = original or loss
-    assert only is not None
-    return Divergence(
-        what="length",
-        stream=stream,
-        step=only.step,
-        optimizer_step=only.optimizer_step,
-        recorded=decimal(original.bits, original.dtype) if original else None,
-        replayed=decimal(loss.bits, loss.dtype) if loss else None,
-        recorded_bits=original.bits if original else None,
-        replayed_bits=loss.bits if loss else None,
     )
 
 
@@ -404,7 +267,7 @@ def _exact_reason(common: int, pairs: Sequence[tuple[Trajectory, Trajectory]]) -
     weights = all(first.weights is not None and second.weights is not None for first, second in pairs)
     if not common:
         return "neither run recorded a loss; the final weights are equal to the bit"
-    digests = sum(len(_digest_values(first).keys() & _digest_values(second).keys()) for first, second in pairs)
+    digests = sum(len(digest_values(first).keys() & digest_values(second).keys()) for first, second in pairs)
     parts = [
         f"all {common} losses",
         *([f"{digests} digests"] if digests else []),

@@ -30,7 +30,7 @@ from reprobox.runtime.seeding import SCHEME
 from reprobox.snapshot.model import CodeRecord
 from reprobox.spec import RunSpec
 from reprobox.trajectory.codec import decode_stream
-from reprobox.trajectory.comparison import LiveComparison
+from reprobox.trajectory.live import LiveComparison
 from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
 from reprobox.trajectory.reader import News
 from reprobox.workflow.compare import judge

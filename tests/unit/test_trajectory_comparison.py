@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprobox.snapshot.model import OutputRecord
-from reprobox.trajectory.comparison import LiveComparison, compare, compare_outputs
+from reprobox.trajectory.comparison import compare, compare_outputs
+from reprobox.trajectory.live import LiveComparison
 from reprobox.trajectory.model import Digest, Loss, Outcome, Tolerance, Trajectory
 
 NAN = "7fc00000"
