@@ -1,9 +1,10 @@
 """64-bit digests of gradients, weights and random states, computed where the tensors lie without waiting for them.
 
-The digest of a list of tensors is a sum of their raw bits, as integers, each times an odd 64-bit weight of its own:
-every operation wraps modulo 2^64, so neither the order of the additions nor the device matters. An odd weight has an
-inverse, so one changed bit always shows; two changes cancel out with probability 2^-63. It finds accidents, it does not
-withstand forgery.
+The digest of a list of tensors is a sum of their raw bits, as words of at most 32 bits, each times an odd 64-bit weight
+of its own: every operation wraps modulo 2^64, so the order of the additions does not matter. An odd weight has an
+inverse, so one changed word always shows; two changes cancel out with a probability of 2^-32 or less. (Words of 64 bits
+would not do: any odd number times the highest bit is the highest bit, so that two changed signs would always cancel.)
+It finds accidents, it does not withstand forgery.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Digester:
         """Allocate nothing yet."""
         self._torch = torch
         self._weights: dict[tuple[Any, int], Any] = {}
-        self._words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        self._words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
     def of(self, tensors: Iterable[Any]) -> list[Any]:
         """Return what adds up, modulo 2^64, to the digest: an integer, and a 0-dimensional int64 tensor a device.

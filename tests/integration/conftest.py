@@ -74,14 +74,28 @@ class Reprobox:
 
 @pytest.fixture(scope="session")
 def reprobox() -> Iterator[Reprobox]:
-    """The command with a cache that all tests of the session share and that is gone afterwards: it holds gigabytes."""
+    """The command with a cache that all tests of the session share. It is gone afterwards, as are the images that came
+    into the engine meanwhile: they hold gigabytes.
+    """
     cache = Path(tempfile.mkdtemp(prefix="reprobox-test-cache-"))
     command = Reprobox(cache)
+    before = environment_images()
     yield command
     for process in command.started:
         process.kill()
         process.wait()
     shutil.rmtree(cache, ignore_errors=True)
+    made = environment_images() - before
+    if made:
+        subprocess.run(["docker", "rmi", "--force", *made], check=False, capture_output=True)
+
+
+def environment_images() -> set[str]:
+    """Return the IDs of the images that reprobox has put into the Docker engine, if one answers."""
+    if shutil.which("docker") is None:
+        return set()
+    command = ["docker", "images", "--quiet", "--no-trunc", "reprobox/env"]
+    return set(subprocess.run(command, check=False, capture_output=True, text=True).stdout.split())
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ for batch in DataLoader(Broken(), num_workers=COUNT):
     for count in (0, 1):
         done = training.run(code.replace("COUNT", str(count)), code_ends=1, loader_seeding="batch")
         assert "no such sample" in done.stderr
-        assert "reprobox" not in done.stderr
+        assert "reprobox/runtime" not in done.stderr
 
 
 def test_iterable_data_sets_are_seeded_too(training: Training) -> None:

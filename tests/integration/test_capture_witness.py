@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reprobox.trajectory.comparison import LiveComparison, compare
+from reprobox.trajectory.comparison import compare
+from reprobox.trajectory.live import LiveComparison
 from reprobox.trajectory.model import Outcome
 from tests.integration.conftest import Training
 
@@ -93,6 +94,10 @@ values = [torch.randn(300, 70), torch.randn(5, dtype=torch.float64), torch.randn
     torch.randn(3, dtype=torch.complex64), torch.tensor([True, False]), torch.randn(()), torch.empty(0), big]
 whole = digest(*values)
 assert digest(*values) == whole
+doubles = torch.randn(9, dtype=torch.float64)
+before = digest(doubles)
+doubles[2:7:4] *= -1  # two changed signs
+assert digest(doubles) != before
 for value in values[:6] + [big]:
     for place in (0, -1):
         flat = value.view(-1).view(torch.uint8)
