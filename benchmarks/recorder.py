@@ -3,12 +3,12 @@
 Promised: under 30 microseconds for a tiny CPU model. The models are so small that one step is little more than the
 overhead of Python and torch, which is where recording shows most: a real step takes milliseconds.
 
-Both kinds of block run in one process, in which the hooks are taken away and put back, as two processes differ by more
-than what is measured. Each block is compared with its neighbour, so drifts of the machine cancel out; a process counts
-with the median of these differences. Processor time is taken, not wall time, which other work on the machine would add
-to. That work still empties the caches, which the hooks feel most: the quietest process is the one that is judged. One
-thread; `deterministic` is off, so that nothing but recording is compared. The interpreter needs torch: name one with
---python where that of reprobox has none.
+Both kinds of block run in one process, in which the hooks are taken away and put back, as two processes differ by
+more than what is measured. Each block is compared with its neighbour, so drifts of the machine cancel out; a process
+counts with the median of these differences, and the median process is judged. Processor time is taken, not wall time,
+which other work on the machine would add to. That work still empties the caches, which the hooks feel most; so does a
+larger model, which is measured too, without a promise. One thread; `deterministic` is off, so that nothing but
+recording is compared. The interpreter needs torch: name one with --python where that of reprobox has none.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ block(True, 200)
 pairs = [(block(False), block(True)) for _ in range(int(sys.argv[2]))]
 print(json.dumps(list(zip(*pairs))))
 """
-MODELS = {"linear": "Linear 8-1, SGD, batch 16", "mlp": "MLP 64-256-256-10, AdamW, batch 64"}
+# What each is called, and whether the promise is about it.
+MODELS = {"linear": ("Linear 8-1, SGD, batch 16", True), "mlp": ("MLP 64-256-256-10, AdamW, batch 64", False)}
 WARM_UP, BLOCK = 200, 50
 LIMIT_US = 30.0
 
@@ -87,10 +88,13 @@ def main() -> int:
         program = Path(folder) / "train.py"
         program.write_text(PROGRAM)
         kept = []
-        for model, title in MODELS.items():
+        for model, (title, promised) in MODELS.items():
             command = [options.python, str(program), model, str(options.blocks)]
             processes = [blocks(command, site, Path(folder) / "record", options.blocks) for _ in range(options.rounds)]
-            kept.append(report(title, processes))
+            added = report(title, processes)
+            if promised:
+                kept.append(judge(f"recording a step of {title}", added, LIMIT_US, "us"))
+            print(flush=True)
     return 0 if all(kept) else 1
 
 
@@ -131,8 +135,8 @@ def blocks(command: list[str], site: Path, record: Path, pairs: int) -> tuple[li
     return without, with_hooks
 
 
-def report(title: str, processes: list[tuple[list[float], list[float]]]) -> bool:
-    """Print one model's figures; return whether the promise is kept."""
+def report(title: str, processes: list[tuple[list[float], list[float]]]) -> float:
+    """Print one model's figures; return the microseconds that recording adds to a step."""
     rows = [(title, "bare", "recorded", "added")]
     added = []
     for number, (bare, recorded) in enumerate(processes, 1):
@@ -140,9 +144,7 @@ def report(title: str, processes: list[tuple[list[float], list[float]]]) -> bool
         times = [f"{median(values):.1f} us/step" for values in (bare, recorded)]
         rows.append((f"process {number}", *times, f"{added[-1]:+.1f} us"))
     table(rows)
-    holds = judge(f"recording a step of {title}", min(added), LIMIT_US, "us")
-    print(flush=True)
-    return holds
+    return median(added)
 
 
 if __name__ == "__main__":
