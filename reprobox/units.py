@@ -11,3 +11,8 @@ def size_text(size: int) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return `1 file`, `2 files`: a number of things whose plural takes an s."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from typing import Any
 
 import click
 
 import reprobox
-from reprobox.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, ReproboxError
+from reprobox.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_USAGE, ReproboxError
 
 # Each command lives in its own file, imported when it is asked for, so that `--help` starts without any of them.
 COMMANDS = {
@@ -40,6 +42,15 @@ class _LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Nobody reads the output any more. click would exit with 1, which here is a verdict; Python would try to
+            # write the rest when it ends, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(EXIT_NO_READER) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -76,8 +87,6 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(0)
     except Exception as error:
         report_bug(error, as_json=as_json)
         sys.exit(EXIT_BUG)

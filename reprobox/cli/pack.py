@@ -43,7 +43,7 @@ def command(
     from reprobox.cli.summary import relative
     from reprobox.cli.terminate import terminate_like_interrupt
     from reprobox.errors import UsageError
-    from reprobox.units import size_text
+    from reprobox.units import counted, size_text
     from reprobox.workflow.pack import PackRequest, pack
     from reprobox.workflow.paths import find_manifest
 
@@ -64,7 +64,9 @@ def command(
     )
     with terminate_like_interrupt():
         written = pack(request, cache=cache_root(), observer=console)
-    console.field("bundle", f"{relative(written.path)}   {size_text(written.size)}, {len(written.members)} files")
+    console.field(
+        "bundle", f"{relative(written.path)}   {size_text(written.size)}, {counted(len(written.members), 'file')}"
+    )
     console.field("sha256", written.sha256)
     console.line()
     console.line(f"Replay it anywhere, without a network:  reprobox replay {relative(written.path)}")

@@ -13,6 +13,7 @@ from reprobox.cli.console import Console, report_error
 from reprobox.engines.interface import EngineInfo
 from reprobox.errors import EXIT_DIVERGED, EXIT_INCOMPARABLE, EXIT_INTERRUPTED, EXIT_OK, EXIT_TRAINING
 from reprobox.trajectory.model import Divergence, Outcome, Verdict
+from reprobox.units import counted
 
 if TYPE_CHECKING:
     from reprobox.manifest.model import Manifest
@@ -35,7 +36,10 @@ _VERDICT_COLOUR = {
 
 def relative(path: Path) -> str:
     """Write a path as seen from where the user stands, if that is shorter than the whole."""
-    near = os.path.relpath(path)
+    try:
+        near = os.path.relpath(path)
+    except FileNotFoundError:  # the folder that the user stands in was removed meanwhile
+        return str(path)
     return str(path) if near.startswith("../..") else near
 
 
@@ -79,7 +83,7 @@ def summarise_run(report: RunReport, console: Console) -> None:
     _say_own_seeds(manifest, console)
     _say_metrics(manifest, console)
     if manifest.result.outputs:
-        console.field("outputs", f"{len(manifest.result.outputs)} files in {relative(report.paths.work)}")
+        console.field("outputs", f"{counted(len(manifest.result.outputs), 'file')} in {relative(report.paths.work)}")
     console.field("manifest", f"{relative(report.paths.manifest)}   ({manifest.run.seconds} s)")
     if manifest.run.status == "completed":
         console.line()
@@ -251,9 +255,12 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     )
     git = manifest.code.git
     commit = "" if git is None else f"   git {git.commit[:7]}" + (", with uncommitted changes" if git.dirty else "")
-    console.field("code", f"{manifest.code.files} files  {manifest.code.tree}{commit}")
+    console.field("code", f"{counted(manifest.code.files, 'file')}  {manifest.code.tree}{commit}")
     for record in manifest.data:
-        console.field("data", f"{record.path}, {record.files} files, {record.bytes} bytes  {record.digest[:19]}…")
+        console.field(
+            "data",
+            f"{record.path}, {counted(record.files, 'file')}, {counted(record.bytes, 'byte')}  {record.digest[:19]}…",
+        )
     for text in manifest.warnings:
         console.field("warning", text)
     console.field("digest", manifest_digest(manifest))

@@ -24,6 +24,7 @@ from reprobox.trajectory.divergences import (
     value_of,
 )
 from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
+from reprobox.units import counted
 
 _DIGESTED = {"gradients": "the gradients", "weights": "the weights", "rng": "the random states", "batch": "the batches"}
 
@@ -113,8 +114,8 @@ def compare_outputs(recorded: Sequence[Output], replayed: Sequence[Output]) -> V
     after = {one.path: one.digest for one in replayed}
     paths = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
     if not paths:
-        count = f"{len(before)} output{'s' if len(before) != 1 else ''}"
-        return Verdict(outcome=Outcome.EXACT, steps_compared=0, reason=f"no losses were recorded; {count} are equal")
+        equal = f"{counted(len(before), 'output')} {'is' if len(before) == 1 else 'are'} equal"
+        return Verdict(outcome=Outcome.EXACT, steps_compared=0, reason=f"no losses were recorded; {equal}")
     path = paths[0]
     trouble = "was not written" if path not in after else "is new" if path not in before else "differs"
     more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""

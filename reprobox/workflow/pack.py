@@ -25,7 +25,7 @@ from reprobox.snapshot.archive import checked_tar
 from reprobox.snapshot.data import data_files
 from reprobox.snapshot.stamps import load_listing
 from reprobox.trajectory.codec import decode_stream, losses_tsv
-from reprobox.units import size_text
+from reprobox.units import counted, size_text
 from reprobox.workflow.environment import remake
 from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, storage_error
@@ -117,7 +117,7 @@ def _data(request: PackRequest, manifest: Manifest, cache: Path, observer: Obser
         for path, place in files.items():
             found[path] = of_file(f"{DATA}/{path}", place, sha256=known.get(path))
         size = size_text(sum(found[path].size for path in files))
-        observer.finished("data", f"{record.path}, {len(files)} files, {size}")
+        observer.finished("data", f"{record.path}, {counted(len(files), 'file')}, {size}")
     return list(found.values())
 
 
@@ -140,7 +140,7 @@ def _environment(request: PackRequest, manifest: Manifest, cache: Path, observer
         of_file(f"{WHEELS}/{package.file}", wheels[package.sha256], sha256=package.sha256)
         for package in manifest.lock.packages
     ]
-    observer.finished("wheels", f"{len(packed)} files, {size_text(sum(wheel.size for wheel in packed))}")
+    observer.finished("wheels", f"{counted(len(packed), 'file')}, {size_text(sum(wheel.size for wheel in packed))}")
     return [*packed, *sources]
 
 

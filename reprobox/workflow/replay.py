@@ -33,6 +33,7 @@ from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.live import LiveComparison
 from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
 from reprobox.trajectory.reader import News
+from reprobox.units import counted
 from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, ImageSource, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
@@ -163,7 +164,7 @@ def _code(request: ReplayRequest, manifest: Manifest, observer: Observer) -> tup
         )
         return record, packed, [changed]
     packed = recorded_code(manifest, request.manifest)
-    observer.finished("code", f"{manifest.code.files} files  {manifest.code.tree}", "from the manifest")
+    observer.finished("code", f"{counted(manifest.code.files, 'file')}  {manifest.code.tree}", "from the manifest")
     return manifest.code, packed, []
 
 

@@ -21,7 +21,7 @@ from reprobox.snapshot.code import CodeSnapshot, snapshot_code
 from reprobox.snapshot.data import hash_data
 from reprobox.snapshot.model import DataRecord
 from reprobox.spec import RunSpec
-from reprobox.units import size_text
+from reprobox.units import counted, size_text
 from reprobox.workflow.environment import prepare
 from reprobox.workflow.execute import Job, Result, execute
 from reprobox.workflow.paths import RunPaths, create_run, storage_error
@@ -132,7 +132,9 @@ def take_code(spec: RunSpec, project: Path, observer: Observer) -> tuple[CodeSna
     record = replace(snapshot.record, archive=replace(snapshot.record.archive, inline=inline))
     git = record.git
     note = "" if git is None else f"git {git.commit[:7]}" + (", with uncommitted changes" if git.dirty else "")
-    observer.finished("code", f"{record.files} files, {size_text(record.archive.bytes)}  {record.tree}", note)
+    observer.finished(
+        "code", f"{counted(record.files, 'file')}, {size_text(record.archive.bytes)}  {record.tree}", note
+    )
     return replace(snapshot, record=record), packed
 
 
@@ -149,7 +151,7 @@ def check_program(command: tuple[str, ...], files: tuple[str, ...]) -> None:
     near = difflib.get_close_matches(wanted, files, n=1)
     raise SpecError(
         f"the program is not in the project: {script}",
-        details=(f"looked in:  .  ({len(files)} files in the snapshot)",),
+        details=(f"looked in:  .  ({counted(len(files), 'file')} in the snapshot)",),
         hint=f"did you mean {near[0]}?" if near else "is it ignored by git, or listed under data or outputs?",
     )
 
@@ -159,7 +161,7 @@ def take_data(spec: RunSpec, project: Path, cache: Path, observer: Observer) -> 
     records = hash_data(project, spec.data, cache=cache, observer=observer)
     for record in records:
         observer.finished(
-            "data", f"{record.path}, {record.files} files, {size_text(record.bytes)}  {short(record.digest)}"
+            "data", f"{record.path}, {counted(record.files, 'file')}, {size_text(record.bytes)}  {short(record.digest)}"
         )
     return records
 

@@ -22,7 +22,7 @@ from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import MANIFEST_FORMAT, MAX_MANIFEST_BYTES, manifest_digest, read_manifest
 from reprobox.progress import Observer
 from reprobox.snapshot.archive import digest_of
-from reprobox.units import size_text
+from reprobox.units import counted, size_text
 from reprobox.workflow.pack import BASE, CODE, DATA, IMAGE, MANIFEST, WHEELS
 from reprobox.workflow.paths import find_manifest
 
@@ -88,7 +88,7 @@ def unpack(path: Path, *, cache: Path, observer: Observer) -> Unpacked:
         hold(in_use_file(folder))
         mark_used([in_use_file(folder)])
     note = "verified" if wanted else "already in the cache"
-    observer.finished("bundle", f"{len(bundle.members)} files, {size_text(path.stat().st_size)}", note)
+    observer.finished("bundle", f"{counted(len(bundle.members), 'file')}, {size_text(path.stat().st_size)}", note)
     brought = any(name.startswith(f"{DATA}/") for name in bundle.members)
     return Unpacked(manifest=folder / MANIFEST, data=folder / DATA if brought else None)
 

@@ -1,0 +1,5 @@
+"""`python -m reprobox`: the command line."""
+
+from reprobox.cli.main import main
+
+main()
