@@ -203,7 +203,7 @@ RULES: Rules = {
     },
     ResourceSpec: {
         "gpus": Rule(expected="none, all or indices such as 0,1", pattern=r"none|all|[0-9]{1,3}(?:,[0-9]{1,3})*"),
-        "cpus": Rule(expected="a whole number from 1", minimum=1, maximum=4096),
+        "cpus": Rule(expected="a whole number from 1 to 4096", minimum=1, maximum=4096),
         "memory": _SIZE_RULE,
         "shm": _SIZE_RULE,
     },
@@ -231,14 +231,8 @@ def load_spec(
 
     data = _overlaid(document.data, given)
     problems = _convenient(data)
-    if data.get("command") is None and not need_command:
+    if data.get("command") is None:
         data["command"] = []
-    if not data.get("command") and need_command and not problems:
-        raise SpecError(
-            "there is nothing to run: no command was given",
-            details=(f"looked in {document.source} and after --",),
-            hint=f"reprobox run -- python train.py, or `command: [python, train.py]` in {SPEC_FILE}",
-        )
     if data.get("name") is None:
         data["name"] = slug(project.absolute().name)
     spec, found = build(RunSpec, data, RULES)
@@ -249,6 +243,12 @@ def load_spec(
         problems.sort(key=lambda problem: document.line_of(problem.path) or 0)
         raise report(
             problems, source=document.source, subject=SPEC_FILE, place=_places(document, given), error=SpecError
+        )
+    if not spec.command and need_command:
+        raise SpecError(
+            "there is nothing to run: no command was given",
+            details=(f"looked in {document.source} and after --",),
+            hint=f"reprobox run -- python train.py, or `command: [python, train.py]` in {SPEC_FILE}",
         )
     # Naming a thing twice asks for nothing more, but would be mounted or kept twice.
     data_paths, env, outputs = (tuple(dict.fromkeys(names)) for names in (spec.data, spec.env, spec.outputs))

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import click
 
-from reprobox.errors import ReproboxError
+from reprobox.errors import EXIT_USAGE, ReproboxError
 from reprobox.progress import Observer
 
 LABEL_WIDTH = 9
@@ -146,13 +146,18 @@ def report_error(error: ReproboxError, *, as_json: bool) -> None:
     if error.hint:
         click.echo("       " + click.style(error.hint, bold=True), err=True)
     if as_json:
-        data = {
-            "error": error.message,
-            "details": list(error.details),
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
-        click.echo(json.dumps(data, ensure_ascii=False))
+        _error_object(error.message, list(error.details), error.hint, error.exit_code)
+
+
+def report_usage(message: str, *, as_json: bool) -> None:
+    """Tell a program what click has told the person: a command line that cannot be understood."""
+    if as_json:
+        _error_object(message, [], "see --help", EXIT_USAGE)
+
+
+def _error_object(message: str, details: list[str], hint: str | None, exit_code: int) -> None:
+    data = {"error": message, "details": details, "hint": hint, "exit_code": exit_code}
+    click.echo(json.dumps(data, ensure_ascii=False))
 
 
 def report_bug(error: Exception, *, as_json: bool) -> None:

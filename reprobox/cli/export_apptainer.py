@@ -23,12 +23,11 @@ def apptainer(run: Path, output: Path, as_json: bool) -> int:
     """
     from reprobox.cache import cache_root
     from reprobox.cli.console import Console
-    from reprobox.manifest.store import read_manifest
     from reprobox.workflow.apptainer import export_apptainer
-    from reprobox.workflow.paths import find_manifest
+    from reprobox.workflow.unpack import load_manifest
 
     console = Console(as_json=as_json)
-    manifest = read_manifest(find_manifest(run))
+    manifest = load_manifest(run)
     written = export_apptainer(manifest, output, cache=cache_root(), observer=console)
     console.field("archive", f"{written.archive}  {written.image}")
     console.field("build", f"cd {output} && apptainer build {manifest.name}.sif {written.definition.name}")

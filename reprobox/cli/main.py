@@ -70,7 +70,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with the code that says how it went."""
-    from reprobox.cli.console import report_bug, report_error
+    from reprobox.cli.console import report_bug, report_error, report_usage
 
     # Behind `--` stands the user's own command, whose flags are none of ours.
     ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
@@ -81,6 +81,7 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
+        report_usage(error.format_message(), as_json=as_json)
         sys.exit(EXIT_USAGE)
     except ReproboxError as error:
         report_error(error, as_json=as_json)

@@ -23,14 +23,20 @@ def command(run: Path, reference: str, insecure: bool, as_json: bool) -> int:
     import time
     from dataclasses import asdict
 
+    from reprobox.bundle.reader import is_bundle
     from reprobox.cache import cache_root
     from reprobox.cli.console import Console
     from reprobox.cli.terminate import terminate_like_interrupt
+    from reprobox.errors import UsageError
     from reprobox.workflow.paths import find_manifest
     from reprobox.workflow.push import push
 
     console = Console(as_json=as_json)
     started = time.monotonic()
+    if is_bundle(run):
+        raise UsageError(
+            f"{run} is a bundle, which cannot be pushed", hint="name the run's folder: reprobox push RUN REF"
+        )
     with terminate_like_interrupt():
         report = push(find_manifest(run), reference, insecure=insecure, cache=cache_root(), observer=console)
     seconds = time.monotonic() - started

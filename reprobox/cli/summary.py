@@ -228,7 +228,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     run, machine = manifest.run, manifest.machine
     console.field("run", f"{run.id}   {run.status}, {run.seconds} s, {run.started}")
     console.field("command", " ".join(run.command))
-    console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(run.deterministic)}")
+    console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(manifest.spec)}")
     console.field("result", _recorded(manifest))
     _say_own_seeds(manifest, console)
     _say_metrics(manifest, console)

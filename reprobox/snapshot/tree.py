@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,10 @@ _TOOL_FOLDERS = frozenset(
     }
 )
 _TOOL_SUFFIXES = (".pyc", ".pyo")
-# What reprobox itself writes at the top of a project.
+# What reprobox itself writes: at the top of a project, and wherever the user has it write bundles and images.
 _OWN_FOLDERS = frozenset({"runs", "replays"})
+_OWN_SUFFIXES = (".rbx", ".oci.tar")
+_OWN_WHEELS = re.compile(r"wheels/[^/]+\.whl")
 _VENV_MARK = "pyvenv.cfg"  # PEP 405
 # What git exports to its hooks; it would make git look at another checkout than the project's.
 _GIT_ELSEWHERE = frozenset(
@@ -82,7 +85,7 @@ class _Chooser:
         folder, name = posixpath.split(path)
         if path in self._excluded or name in _TOOL_FOLDERS or name.endswith(_TOOL_SUFFIXES):
             return False
-        if not folder and name in _OWN_FOLDERS:
+        if (not folder and name in _OWN_FOLDERS) or name.endswith(_OWN_SUFFIXES) or _OWN_WHEELS.fullmatch(path):
             return False
         return self.enters(folder)
 

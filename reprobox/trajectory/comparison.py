@@ -238,9 +238,8 @@ def _reason(divergence: Divergence) -> str:
         process = f" in process {divergence.stream}" if divergence.stream else ""
         step = divergence.optimizer_step
         when = "before" if divergence.what == "batch" else "after"
-        return (
-            f"{_DIGESTED[divergence.what]} differ {when} optimizer step {step}{process}, though the losses so far agree"
-        )
+        agree = "" if divergence.what == "batch" and not divergence.step else ", though the losses so far agree"
+        return f"{_DIGESTED[divergence.what]} differ {when} optimizer step {step}{process}{agree}"
     if divergence.what == "length":
         shorter = "replay" if divergence.replayed is None else "recorded run"
         return f"the {shorter} has no loss at {where}, the other has"

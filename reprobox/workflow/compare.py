@@ -66,6 +66,7 @@ def run_differences(one: Manifest, other: Manifest) -> list[dict[str, str]]:
     pairs = [
         ("seed", str(one.run.seed), str(other.run.seed)),
         ("deterministic", str(one.run.deterministic).lower(), str(other.run.deterministic).lower()),
+        ("loader seeding", one.spec.loader_seeding, other.spec.loader_seeding),
         ("command", " ".join(one.run.command), " ".join(other.run.command)),
         ("code", one.code.tree, other.code.tree),
         ("data", _data(one), _data(other)),

@@ -119,7 +119,7 @@ def _recorded_base(engine: Engine, manifest: Manifest, *, cache: Path, observer:
         pinned = recorded.base if recorded else None
         base = base_of(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
     else:
-        observer.finished("base", describe_base(base), "from the bundle")
+        observer.finished("base", describe_base(base), "as in the manifest")
     observer.finished("lock", describe_lock(manifest.lock), "from the manifest")
     return base, brought
 

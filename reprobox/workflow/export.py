@@ -17,10 +17,10 @@ from reprobox.lock.download import fetch_wheels
 from reprobox.lock.export import WHEELS, export_pylock, export_requirements
 from reprobox.lock.model import Lock, torch_build
 from reprobox.manifest.model import Manifest
-from reprobox.manifest.store import manifest_digest, read_manifest
+from reprobox.manifest.store import manifest_digest
 from reprobox.progress import Observer
 from reprobox.workflow.init import templates_folder
-from reprobox.workflow.paths import find_manifest
+from reprobox.workflow.unpack import load_manifest
 
 _FIELD = re.compile(r"\{\{([a-z_]+)\}\}")
 
@@ -35,11 +35,11 @@ class Export:
 
 
 def export_run(run: Path, form: str) -> Export:
-    """Return the environment of a run (its folder or manifest) as `form`: requirements, pylock or dockerfile.
+    """Return the environment of a run (folder, manifest or bundle) as `form`: requirements, pylock or dockerfile.
 
     Raises UsageError when there is no manifest or it has nothing to write, ManifestError when it cannot be trusted.
     """
-    manifest = read_manifest(find_manifest(run))
+    manifest = load_manifest(run)
     if not manifest.lock.packages:
         base = f" (its packages lie in the image {manifest.image.base.reference})" if manifest.image else ""
         raise UsageError(

@@ -148,7 +148,7 @@ def _wanted_engine(request: ReplayRequest, manifest: Manifest) -> str | None:
 
 def _describe(manifest: Manifest) -> str:
     made = f"made {manifest.created[:10]} with torch {manifest.software.torch}" if manifest.software.torch else "made"
-    how = f"seed {manifest.run.seed}, {mode(manifest.run.deterministic)}"
+    how = f"seed {manifest.run.seed}, {mode(manifest.spec)}"
     return f"{manifest.name}, {how}, {made} on {manifest.machine.cpu.model}"
 
 

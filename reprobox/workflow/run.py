@@ -16,6 +16,7 @@ from reprobox.lock.download import wheel_path
 from reprobox.lock.model import Lock
 from reprobox.manifest.model import Manifest
 from reprobox.progress import Observer
+from reprobox.runtime.protocol import SEED_BATCHES
 from reprobox.snapshot.archive import pack_archive, restore_code
 from reprobox.snapshot.code import CodeSnapshot, snapshot_code
 from reprobox.snapshot.data import hash_data
@@ -61,7 +62,7 @@ def run(
     data = take_data(spec, project, cache, observer)
     environment = prepare(opened, spec, project, cache=cache, observer=observer, relock=relock, from_env=from_env)
     observer.finished("engine", describe_engine(opened, spec))
-    observer.finished("seed", f"{spec.seed}, {mode(spec.deterministic)}")
+    observer.finished("seed", f"{spec.seed}, {mode(spec)}")
 
     paths = create_run(project / "runs", spec.name)
     inputs = Inputs(
@@ -166,20 +167,22 @@ def take_data(spec: RunSpec, project: Path, cache: Path, observer: Observer) -> 
     return records
 
 
-def mode(deterministic: bool) -> str:
+def mode(spec: RunSpec) -> str:
     """Name the mode as the screen does."""
-    return "deterministic" if deterministic else "fast mode"
+    batches = ", each batch seeded" if spec.loader_seeding == SEED_BATCHES else ""
+    return ("deterministic" if spec.deterministic else "fast mode") + batches
 
 
 def describe_engine(engine: Engine, spec: RunSpec) -> str:
     """Say in one line where and under which limits the program will run."""
     info = engine.info()
     gpus = "no GPU" if spec.resources.gpus == "none" else f"GPUs {spec.resources.gpus}"
-    threads = f"{spec.resources.cpus} threads"
+    threads = counted(spec.resources.cpus or 0, "thread")
     if engine.name == "local":
         return f"local, a clean virtual environment without a container, {threads}, {gpus}"
     network = "network on" if spec.network else "no network"
-    seen = f", sees {', '.join(spec.env)}" if spec.env else ""
+    names = [name if name in os.environ else f"{name} (not set)" for name in spec.env]
+    seen = f", sees {', '.join(names)}" if names else ""
     return f"{info.product}, {network}, read-only root, {threads}, {gpus}{seen}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,3 +56,11 @@ def test_a_reader_that_stops_reading_is_never_taken_for_success(tmp_path: Path) 
     with os.fdopen(write, "w") as closed:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr.count("BrokenPipe")) == (141, 0)
+
+
+def test_a_command_line_that_cannot_be_understood_is_told_to_a_program_too() -> None:
+    command = [sys.executable, "-m", "reprobox", "run", "--json", "--loader-seeding", "foo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"]) == (2, 2)
+    assert "foo" in told["error"]

@@ -139,6 +139,9 @@ def test_what_tools_and_reprobox_make_again_is_left_out(project: Path) -> None:
             ".mypy_cache/x": "",
             "runs/r-0001/manifest.yaml": "",
             "replays/r-0001/receipt.yaml": "",
+            "tiny-0001.rbx": "",
+            "cluster/tiny.oci.tar": "",
+            "wheels/torch-2.13.0-py3-none-any.whl": "",
             "a/runs/kept.py": "",
         },
     )

@@ -120,7 +120,7 @@ def test_an_unknown_key_is_named_with_line_choices_and_suggestion(load: Load) ->
         ("environment: text", "environment: expected keys and values, found text"),
         ("environment: {requirements: /etc/passwd}", "environment.requirements: expected a path inside the project"),
         ("resources: {gpus: some}", "resources.gpus: expected none, all or indices such as 0,1, found some"),
-        ("resources: {cpus: 0}", "resources.cpus: expected a whole number from 1, found 0"),
+        ("resources: {cpus: 0}", "resources.cpus: expected a whole number from 1 to 4096, found 0"),
         ("resources: {memory: 8gg}", "resources.memory: expected a size such as 512m, 1.5g or a number of bytes"),
         ("resources: {memory: 0}", "resources.memory: expected a size"),
         ("resources: {shm: 0.0g}", "resources.shm: expected a size"),
@@ -256,3 +256,7 @@ def test_a_choice_among_packages_that_means_nothing_is_refused(tmp_path: Path, f
     (tmp_path / "reprobox.yaml").write_text(f"command: [x]\nenvironment:\n  {field}: {value}\n")
     with pytest.raises(SpecError, match=f"environment.{field}"):
         load_spec(tmp_path, file=None, overrides={})
+
+
+def test_a_misspelt_command_is_named_before_it_is_said_to_be_missing(load: Load) -> None:
+    assert lines(load, "comand: [python, train.py]\n")[0].startswith("reprobox.yaml:1: comand is not a key")
