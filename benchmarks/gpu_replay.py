@@ -1,0 +1,167 @@
+"""Runs real trainings through `reprobox run` and `replay`, in containers on a GPU, and prints what their manifests say.
+
+Promised: EXACT for every deterministic training; for GPT-2 in fast mode, whose backward pass differs from run to run,
+DIVERGED with the first differing step. The base holds the environment (torch for CUDA, transformers, torchvision,
+scikit-learn), so nothing is installed: `--base local:IMAGE`. Without `--base` the requirements are locked and
+installed, and `--gpus none --engine local --only gpt2-fp32 --layers 1 --batch 1 --steps 3` tries the benchmark itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timing import heading, table, verdict
+
+PROGRAM = """
+import argparse
+import contextlib
+import torch
+
+parser = argparse.ArgumentParser()
+parser.add_argument("model", choices=["gpt2", "resnet50"])
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+parser.add_argument("--steps", type=int)
+parser.add_argument("--batch", type=int)
+parser.add_argument("--layers", type=int, default=12)
+options = parser.parse_args()
+device = "cuda" if torch.cuda.is_available() else "cpu"
+if options.model == "gpt2":
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=options.layers)).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    batches = torch.randint(0, 50257, (8, options.batch, 1024))
+else:
+    import torchvision
+
+    model = torchvision.models.resnet50().to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    batches = torch.randn(4, options.batch, 3, 224, 224)
+    labels = torch.randint(0, 1000, (4, options.batch), device=device)
+batches = batches.to(device)
+autocast = torch.autocast(device, torch.bfloat16) if options.dtype == "bfloat16" else contextlib.nullcontext()
+for step in range(options.steps):
+    batch = batches[step % len(batches)]
+    with autocast:
+        if options.model == "gpt2":
+            loss = model(batch, labels=batch).loss
+        else:
+            loss = torch.nn.functional.cross_entropy(model(batch), labels[step % len(batches)])
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is called, its template (None: PROGRAM), its arguments, and whether it is to repeat."""
+
+    title: str
+    template: str | None
+    arguments: tuple[str, ...]
+    deterministic: bool = True
+
+
+GPT2 = ("gpt2", "--batch", "16", "--steps", "40")
+TRAININGS = {
+    "gpt2-bf16": Training("GPT-2 124M, bf16, batch 16 x 1024", None, (*GPT2, "--dtype", "bfloat16")),
+    "gpt2-fp32": Training("GPT-2 124M, fp32, batch 16 x 1024", None, GPT2),
+    "gpt2-fast": Training("GPT-2 124M, bf16, batch 16 x 1024", None, (*GPT2, "--dtype", "bfloat16"), False),
+    "resnet50": Training("ResNet-50, fp32, batch 128", None, ("resnet50", "--batch", "128", "--steps", "48")),
+    "vision": Training("template vision, 10 epochs", "vision", ("--epochs", "10")),
+    "language-model": Training(
+        "template language-model, width 512, 8 layers, batch 64",
+        "language-model",
+        ("--width", "512", "--layers", "8", "--heads", "8", "--batch-size", "64"),
+    ),
+}
+
+
+def main() -> int:
+    """Run, replay, print, and return 1 when a verdict is not the promised one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", help="image that holds the environment, such as local:IMAGE")
+    parser.add_argument("--engine", default="docker")
+    parser.add_argument("--gpus", default="all")
+    parser.add_argument("--only", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
+    for name in ("--steps", "--batch", "--layers"):
+        parser.add_argument(name, help="instead of the training's own, for those of this file")
+    options = parser.parse_args()
+
+    heading("Run and replay in containers", docker=options.engine == "docker")
+    rows: list[tuple[str, ...]] = [
+        ("training", "mode", "losses", "first and last", "digests", "verdict", "run", "replay")
+    ]
+    held = []
+    with tempfile.TemporaryDirectory(prefix="reprobox-benchmark-") as folder:
+        for name in options.only:
+            row, held_here = judged(TRAININGS[name], Path(folder) / name, options)
+            rows.append(row)
+            held.append(held_here)
+    table(rows)
+    print()
+    promised = [
+        verdict(f"{name}: {row[5]}", good) for name, row, good in zip(options.only, rows[1:], held, strict=True)
+    ]
+    return 0 if all(promised) else 1
+
+
+def judged(training: Training, project: Path, options: argparse.Namespace) -> tuple[tuple[str, ...], bool]:
+    """Run and replay one training; return its row and whether the verdict is the promised one."""
+    arguments = list(training.arguments)
+    if training.template is not None:
+        reprobox(["init", training.template, str(project)], project.parent)
+    else:
+        project.mkdir()
+        (project / "train.py").write_text(PROGRAM)
+        (project / "requirements.txt").write_text("torch\ntransformers\n")
+        for name in ("steps", "batch", "layers"):
+            if getattr(options, name):
+                arguments += [f"--{name}", getattr(options, name)]
+    environment = ["--installed", "--base", options.base] if options.base else []
+    mode = "--deterministic" if training.deterministic else "--fast"
+    command = ["run", "--json", "--engine", options.engine, "--gpus", options.gpus, "--shm", "8g", mode, *environment]
+    began = time.monotonic()
+    run = reprobox([*command, "--", "python", "train.py", *arguments], project)
+    ran = time.monotonic()
+    replay = reprobox(["replay", run["manifest"], "--json", "--engine", options.engine], project, ends=(0, 1))
+    replayed = time.monotonic()
+    shown = reprobox(["show", run["manifest"], "--json"], project)
+    found = str(replay["verdict"])
+    if replay["first_divergence"]:
+        found += f" at step {replay['first_divergence']['step']} ({replay['first_divergence']['what']})"
+    row = (
+        training.title,
+        "deterministic" if training.deterministic else "fast",
+        str(run["steps"]),
+        f"{run['first_loss']} {run['final_loss']}",
+        str(sum(stream["digest_count"] for stream in shown["streams"])),
+        found,
+        f"{ran - began:.0f} s",
+        f"{replayed - ran:.0f} s",
+    )
+    return row, replay["verdict"] == ("EXACT" if training.deterministic else "DIVERGED")
+
+
+def reprobox(arguments: list[str], folder: Path, ends: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Run the command of this interpreter's reprobox and return its object. Ends the benchmark when it fails."""
+    command = [sys.executable, "-m", "reprobox", *arguments]
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode not in ends:
+        print(done.stdout[-2000:] + done.stderr[-4000:], file=sys.stderr)
+        sys.exit(f"exit {done.returncode}: {' '.join(command)}")
+    found: dict[str, Any] = json.loads(done.stdout) if "--json" in arguments else {}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
