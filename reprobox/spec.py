@@ -14,14 +14,13 @@ from typing import Any
 
 from reprobox.documents import Document, read_document, shown
 from reprobox.errors import SpecError
+from reprobox.runtime.protocol import DEFAULT_DIGEST_EVERY, SEED_BATCHES, SEED_WORKERS
+from reprobox.runtime.seeding import MAX_SEED
 from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, report, to_plain
 
 SPEC_FILE = "reprobox.yaml"
 MAX_SPEC_BYTES = 1_000_000
 DEFAULT_SEED = 42
-MAX_SEED = 2**32 - 1
-# So that digests cost well under 1 % of a step of GPT-2 124M on an H100, and 5 microseconds a step of a tiny CPU model.
-DEFAULT_DIGEST_EVERY = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class RunSpec:
     command: tuple[str, ...]
     seed: int = DEFAULT_SEED
     deterministic: bool = False
-    loader_seeding: str = field(default="worker", metadata=OPTIONAL)
+    loader_seeding: str = field(default=SEED_WORKERS, metadata=OPTIONAL)
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
     image: ImageSpec = field(default_factory=ImageSpec)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
@@ -162,7 +161,7 @@ RULES: Rules = {
         ),
         "command": Rule(expected="a program and its arguments", pattern=r"[^\u0000]*"),
         "seed": Rule(expected=f"a whole number from 0 to {MAX_SEED}", minimum=0, maximum=MAX_SEED),
-        "loader_seeding": Rule(expected="worker or batch", choices=("worker", "batch")),
+        "loader_seeding": Rule(expected="worker or batch", choices=(SEED_WORKERS, SEED_BATCHES)),
         "data": _INNER_PATH,
         "env": Rule(
             expected="the name of a variable that reprobox does not set itself (PATH, HOME, PYTHONHASHSEED, ...)",
@@ -254,12 +253,6 @@ def load_spec(
     data_paths, env, outputs = (tuple(dict.fromkeys(names)) for names in (spec.data, spec.env, spec.outputs))
     image = replace(spec.image, apt=tuple(sorted(set(spec.image.apt))))
     return replace(spec, image=image, data=data_paths, env=env, outputs=outputs)
-
-
-def spec_to_data(spec: RunSpec) -> dict[str, Any]:
-    """Return the spec as the plain data of a manifest (or of a `reprobox.yaml` that asks for the same)."""
-    data: dict[str, Any] = to_plain(spec)
-    return data
 
 
 def _places(document: Document, given: Mapping[Where, object]) -> Callable[[Where], str]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from reprobox.runtime.protocol import SEED_BATCHES, SEED_WORKERS
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -36,7 +38,7 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
         "--loader-seeding",
         "loader_seeding",
         {
-            "type": click.Choice(["worker", "batch"]),
+            "type": click.Choice([SEED_WORKERS, SEED_BATCHES]),
             "help": "Seed data loaders by worker, or each batch by its indices. Default: worker.",
         },
     ),

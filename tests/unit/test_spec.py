@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from reprobox.documents import write_document
 from reprobox.errors import SpecError
-from reprobox.spec import RULES, EnvironmentSpec, ResourceSpec, RunSpec, load_spec, parse_size, slug, spec_to_data
-from reprobox.validation import build
+from reprobox.spec import RULES, EnvironmentSpec, ResourceSpec, RunSpec, load_spec, parse_size, slug
+from reprobox.validation import build, to_plain
 
 Load = Callable[..., RunSpec]
 
@@ -69,7 +69,7 @@ outputs: [models]
 
 
 def test_what_is_not_used_of_the_later_fields_is_not_written(load: Load) -> None:
-    assert spec_to_data(load("command: [x]\n"))["image"] == {"base": "auto"}
+    assert to_plain(load("command: [x]\n"))["image"] == {"base": "auto"}
     image = load("command: [x]\nimage: {apt: [libgl1, ffmpeg, libgl1], snapshot: 2026-11-01T00:00:00Z}\n").image
     assert (image.apt, image.snapshot) == (("ffmpeg", "libgl1"), "2026-11-01T00:00:00Z")
 
@@ -231,9 +231,9 @@ def test_every_text_has_a_slug_that_is_a_name(text: str) -> None:
 
 def test_a_spec_becomes_data_that_gives_the_same_spec_again(load: Load) -> None:
     spec = load("command: [python, train.py]\nresources: {cpus: 2, gpus: all}\ndata: [d]\n")
-    again, problems = build(RunSpec, spec_to_data(spec), RULES)
+    again, problems = build(RunSpec, to_plain(spec), RULES)
     assert (again, problems) == (spec, [])
-    assert load(write_document(spec_to_data(spec)).decode()) == spec
+    assert load(write_document(to_plain(spec)).decode()) == spec
 
 
 def test_what_chooses_among_packages_is_read_from_the_file_and_left_out_where_it_is_not_used(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_what_chooses_among_packages_is_read_from_the_file_and_left_out_where_it
     assert (environment.groups, environment.extras) == (("train",), ("gpu",))
     assert (environment.exclude_newer, environment.torch_backend) == ("2026-05-31", "cu128")
     plain = load_spec(tmp_path, file=None, overrides={"environment.groups": [], "environment.torch_backend": "cpu"})
-    assert "groups" not in spec_to_data(plain)["environment"]
+    assert "groups" not in to_plain(plain)["environment"]
 
 
 @pytest.mark.parametrize(
