@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from timing import heading, table, verdict
 PROGRAM = """
 import argparse
 import contextlib
+import os
 import torch
+import torch.distributed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", choices=["gpt2", "resnet50"])
@@ -33,6 +36,12 @@ parser.add_argument("--batch", type=int)
 parser.add_argument("--layers", type=int, default=12)
 options = parser.parse_args()
 device = "cuda" if torch.cuda.is_available() else "cpu"
+parallel = "RANK" in os.environ
+if parallel:
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # A machine shared with others may have NVLink's multicast forbidden.
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    torch.distributed.init_process_group("nccl")
 if options.model == "gpt2":
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -47,6 +56,9 @@ else:
     batches = torch.randn(4, options.batch, 3, 224, 224)
     labels = torch.randint(0, 1000, (4, options.batch), device=device)
 batches = batches.to(device)
+if parallel:
+    batches = batches.roll(torch.distributed.get_rank(), 0)  # each process its own share of the data
+    model = torch.nn.parallel.DistributedDataParallel(model)
 autocast = torch.autocast(device, torch.bfloat16) if options.dtype == "bfloat16" else contextlib.nullcontext()
 for step in range(options.steps):
     batch = batches[step % len(batches)]
@@ -58,17 +70,28 @@ for step in range(options.steps):
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+if parallel:
+    torch.distributed.destroy_process_group()
 """
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is called, its template (None: PROGRAM), its arguments, and whether it is to repeat."""
+    """A training: its title, template (None: PROGRAM) and arguments, whether it is to repeat, on how many GPUs."""
 
     title: str
     template: str | None
     arguments: tuple[str, ...]
     deterministic: bool = True
+    gpus: int = 1
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs it: python, or torchrun with a process for each GPU."""
+        if self.gpus == 1:
+            return ("python", "train.py", *self.arguments)
+        processes = f"--nproc-per-node={self.gpus}"
+        return ("torchrun", processes, "--master-addr=127.0.0.1", "--master-port=29500", "train.py", *self.arguments)
 
 
 GPT2 = ("gpt2", "--batch", "16", "--steps", "40")
@@ -76,6 +99,7 @@ TRAININGS = {
     "gpt2-bf16": Training("GPT-2 124M, bf16, batch 16 x 1024", None, (*GPT2, "--dtype", "bfloat16")),
     "gpt2-fp32": Training("GPT-2 124M, fp32, batch 16 x 1024", None, GPT2),
     "gpt2-fast": Training("GPT-2 124M, bf16, batch 16 x 1024", None, (*GPT2, "--dtype", "bfloat16"), False),
+    "gpt2-ddp": Training("GPT-2 124M, bf16, batch 2 x 16 x 1024, NCCL", None, (*GPT2, "--dtype", "bfloat16"), gpus=2),
     "resnet50": Training("ResNet-50, fp32, batch 128", None, ("resnet50", "--batch", "128", "--steps", "48")),
     "vision": Training("template vision, 10 epochs", "vision", ("--epochs", "10")),
     "language-model": Training(
@@ -92,46 +116,49 @@ def main() -> int:
     parser.add_argument("--base", help="image that holds the environment, such as local:IMAGE")
     parser.add_argument("--engine", default="docker")
     parser.add_argument("--gpus", default="all")
-    parser.add_argument("--only", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(TRAININGS), help="default: all that the GPUs here suffice for"
+    )
     for name in ("--steps", "--batch", "--layers"):
         parser.add_argument(name, help="instead of the training's own, for those of this file")
     options = parser.parse_args()
 
-    heading("Run and replay in containers", docker=options.engine == "docker")
+    heading("Run and replay in containers", docker=False)
+    here = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    names = options.only or [name for name, training in TRAININGS.items() if training.gpus <= max(here, 1)]
     rows: list[tuple[str, ...]] = [
         ("training", "mode", "losses", "first and last", "digests", "verdict", "run", "replay")
     ]
     held = []
     with tempfile.TemporaryDirectory(prefix="reprobox-benchmark-") as folder:
-        for name in options.only:
+        for name in names:
             row, held_here = judged(TRAININGS[name], Path(folder) / name, options)
             rows.append(row)
             held.append(held_here)
     table(rows)
     print()
-    promised = [
-        verdict(f"{name}: {row[5]}", good) for name, row, good in zip(options.only, rows[1:], held, strict=True)
-    ]
+    promised = [verdict(f"{name}: {row[5]}", good) for name, row, good in zip(names, rows[1:], held, strict=True)]
     return 0 if all(promised) else 1
 
 
 def judged(training: Training, project: Path, options: argparse.Namespace) -> tuple[tuple[str, ...], bool]:
     """Run and replay one training; return its row and whether the verdict is the promised one."""
-    arguments = list(training.arguments)
+    own = [f"--{name}={value}" for name in ("steps", "batch", "layers") if (value := getattr(options, name))]
     if training.template is not None:
         reprobox(["init", training.template, str(project)], project.parent)
     else:
         project.mkdir()
         (project / "train.py").write_text(PROGRAM)
         (project / "requirements.txt").write_text("torch\ntransformers\n")
-        for name in ("steps", "batch", "layers"):
-            if getattr(options, name):
-                arguments += [f"--{name}", getattr(options, name)]
+        training = replace(training, arguments=(*training.arguments, *own))
     environment = ["--installed", "--base", options.base] if options.base else []
+    # What this machine's owner set for NCCL and its like holds inside the container, too.
+    passed = [name for name in os.environ if name.startswith(("NCCL_", "NVSHMEM_", "TORCH_SYMM_MEM_"))]
+    environment += [f"--env={name}" for name in passed]
     mode = "--deterministic" if training.deterministic else "--fast"
     command = ["run", "--json", "--engine", options.engine, "--gpus", options.gpus, "--shm", "8g", mode, *environment]
     began = time.monotonic()
-    run = reprobox([*command, "--", "python", "train.py", *arguments], project)
+    run = reprobox([*command, "--", *training.command], project)
     ran = time.monotonic()
     replay = reprobox(["replay", run["manifest"], "--json", "--engine", options.engine], project, ends=(0, 1))
     replayed = time.monotonic()
