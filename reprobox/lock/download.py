@@ -15,6 +15,7 @@ from reprobox.progress import Observer
 
 if TYPE_CHECKING:
     from reprobox.lock.pylock import Sources
+    from reprobox.lock.source_only import SourceArchive
     from reprobox.lock.transfer import Transfer
 
 # Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
@@ -46,6 +47,27 @@ def fetch_wheels(
         with storage_errors(cache):
             _fetch(missing, lock, requirements, cache, observer, beside)
     return {package.sha256: wheel_path(cache, package) for package in lock.packages}
+
+
+def fetch_archive(archive: SourceArchive, path: Path, *, requirements: Path | None) -> None:
+    """Fetch a source archive to `path`. Raises LockError when it is offered no more or does not match its hash."""
+    from reprobox.lock.requirements import index_options
+    from reprobox.lock.requirements_text import IndexOptions
+    from reprobox.lock.settings import gather_settings
+    from reprobox.lock.transfer import GoneError, Transfer
+
+    options = index_options(requirements) if requirements is not None else IndexOptions()
+    settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
+    try:
+        with Transfer(settings) as transfer:
+            _, sha256 = transfer.save(archive.source.url, path, lambda _: None)
+    except GoneError as error:
+        raise LockError(
+            f"the source archive of {archive.name} {archive.version} is not offered any more: {archive.file}",
+            hint="Make the lock anew, or name another version.",
+        ) from error
+    if sha256 != archive.sha256:
+        raise _other_file(archive.file, archive.sha256, sha256)
 
 
 def damaged_wheels(lock: Lock, *, cache: Path) -> tuple[LockedPackage, ...]:
@@ -215,6 +237,14 @@ class _Counter:
             self.done += count
 
 
+def _other_file(file: str, expected: str, received: str) -> LockError:
+    return LockError(
+        f"{file} does not match its hash; it was not kept",
+        details=(f"expected sha256 {expected}", f"received sha256 {received}"),
+        hint="The index, a proxy or the network changed the file. Try again; if it stays so, do not trust that index.",
+    )
+
+
 def _store(package: LockedPackage, url: str, cache: Path, transfer: Transfer, counter: _Counter) -> None:
     path = wheel_path(cache, package)
     with locked(path.parent / ".lock"):
@@ -226,12 +256,7 @@ def _store(package: LockedPackage, url: str, cache: Path, transfer: Transfer, co
         try:
             size, sha256 = transfer.save(url, partial, counter.add)
             if sha256 != package.sha256:
-                raise LockError(
-                    f"{package.file} does not match its hash; it was not kept",
-                    details=(f"expected sha256 {package.sha256}", f"received sha256 {sha256}"),
-                    hint="The index, a proxy or the network changed the file. Try again; if it stays so, do not trust "
-                    "that index.",
-                )
+                raise _other_file(package.file, package.sha256, sha256)
             partial.replace(path)
             write_atomically(_marker(cache, package), str(size).encode())
         finally:

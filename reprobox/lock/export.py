@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from reprobox.lock.model import Lock
+from reprobox.lock.model import BuiltFrom, Lock
 from reprobox.lock.platforms import architecture_of
 
 # Relative to the lock, as PEP 751 has it: where its wheels lie for a tool that installs from it alone.
@@ -44,7 +44,14 @@ def export_pylock(lock: Lock, table: Mapping[str, str]) -> str:
             f"version = {quoted(package.version)}",
             f"wheels = [{{ path = {path}, hashes = {{ sha256 = {quoted(package.sha256)} }} }}]",
             *([] if package.origin is None else [f"tool.reprobox.origin = {quoted(package.origin)}"]),
+            *([] if package.built_from is None else [f"tool.reprobox.built_from = {_inline(package.built_from)}"]),
         ]
     own = {"python": lock.python, "platform": lock.platform, **table}
     lines += ["", "[tool.reprobox]", *(f"{key} = {quoted(value)}" for key, value in own.items())]
     return "\n".join(lines) + "\n"
+
+
+def _inline(built_from: BuiltFrom) -> str:
+    """Return what a wheel was built of as an inline table of TOML."""
+    requires = ", ".join(json.dumps(line) for line in built_from.requires)
+    return f'{{ file = "{built_from.file}", sha256 = "{built_from.sha256}", requires = [{requires}] }}'

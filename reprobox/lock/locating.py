@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from reprobox.errors import LockError
-from reprobox.lock.model import Lock, LockedPackage, torch_build
-from reprobox.lock.pylock import Sources, offered_wheels
+from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, torch_build
+from reprobox.lock.pylock import Sources, UnpromisedError, offered_wheels, select_wheels
+from reprobox.lock.requirements import index_options
 from reprobox.lock.requirements_text import IndexOptions
-from reprobox.lock.settings import Settings
+from reprobox.lock.settings import Settings, gather_settings
+from reprobox.lock.source_only import SourceArchive, SourceOnlyError, compile_with_sources
 from reprobox.lock.uv_command import UvFailure, compile_pylock
 from reprobox.lock.uv_words import explain, no_solution
 
@@ -24,8 +27,7 @@ def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions,
     `options` are the index options of the requirements file, if there is one: in a replay there is only a manifest.
     Raises LockError naming every wheel that none of the user's indexes offers any more.
     """
-    environment = {name: value for name, value in settings.environment.items() if name not in _RESTRICTING}
-    unrestricted = replace(settings, environment=environment)
+    unrestricted = _unrestricted(settings)
     wanted = {package.sha256 for package in packages}
     found = _offered(packages, lock, options, unrestricted, lock.platform)
     missing = [package for package in packages if package.sha256 not in found]
@@ -43,10 +45,54 @@ def locate(packages: Sequence[LockedPackage], lock: Lock, options: IndexOptions,
     return {sha256: source for sha256, source in found.items() if sha256 in wanted}
 
 
+def locate_archive(
+    package: LockedPackage, built_from: BuiltFrom, lock: Lock, *, requirements: Path | None
+) -> SourceArchive:
+    """Return where the source archive is offered that a wheel of `lock` was built from.
+
+    Raises LockError when none of the user's indexes offers it any more.
+    """
+    options = index_options(requirements) if requirements is not None else IndexOptions()
+    settings = _unrestricted(gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options))
+    try:
+        document = compile_with_sources(
+            f"{options.text}{package.name}=={package.version} --hash=sha256:{built_from.sha256}\n",
+            settings,
+            names=frozenset((package.name,)),
+            python=lock.python,
+            platform=lock.platform,
+            arguments=("--no-deps",),
+        ).document
+        select_wheels(
+            document,
+            python=lock.python,
+            platform=lock.platform,
+            shown="uv's answer",
+            folder=settings.folder,
+            promised={package.name: frozenset((built_from.sha256,))},
+        )
+    except SourceOnlyError as found:
+        return found.archives[0]
+    except UvFailure as failure:
+        if not no_solution(failure):
+            raise explain(failure, source="the lock", python=lock.python, platform=lock.platform) from None
+    except UnpromisedError:
+        pass
+    raise not_offered([package])
+
+
 def not_offered(missing: Sequence[LockedPackage]) -> LockError:
     """Return the error for locked wheels that nobody offers."""
     first = missing[0]
     more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    if first.built_from is not None:
+        return LockError(
+            f"{first.name} {first.version} is not here: it was built from {first.built_from.file}, no index offers it, "
+            f"and it cannot be built again{more}",
+            details=tuple(f"missing: {package.file}, sha256 {package.sha256}" for package in missing),
+            hint="Keep the folder `wheels` of the run (or of the project) beside its manifest (or its pylock.toml); "
+            "or use the docker engine with an index that offers the source archive.",
+        )
     if first.origin is not None:
         return LockError(
             f"{first.name} {first.version} is not here: it was packed from the author's own environment "
@@ -63,6 +109,11 @@ def not_offered(missing: Sequence[LockedPackage]) -> LockError:
     )
 
 
+def _unrestricted(settings: Settings) -> Settings:
+    environment = {name: value for name, value in settings.environment.items() if name not in _RESTRICTING}
+    return replace(settings, environment=environment)
+
+
 def _offered(
     packages: Sequence[LockedPackage],
     lock: Lock,
@@ -71,7 +122,7 @@ def _offered(
     platform: str | None,
     arguments: tuple[str, ...] = (),
 ) -> Sources:
-    text = _options_text(options) + "".join(
+    text = options.text + "".join(
         f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages
     )
     try:
@@ -87,11 +138,3 @@ def _offered(
         each = [_offered([package], lock, options, settings, platform, arguments) for package in packages]
         return {sha256: source for sources in each for sha256, source in sources.items()}
     return offered_wheels(compiled.document, shown="uv's answer", folder=settings.folder)
-
-
-def _options_text(options: IndexOptions) -> str:
-    lines = [f"--index-url {options.index_url}"] if options.index_url else []
-    lines += [f"--extra-index-url {url}" for url in options.extra_index_urls]
-    lines += [f"--find-links {link}" for link in options.find_links]
-    lines += ["--no-index"] if options.no_index else []
-    return "".join(f"{line}\n" for line in lines)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from reprobox.errors import LockError
 from reprobox.validation import OPTIONAL, to_plain
 
-ORIGINS = ("editable", "vcs", "folder", "archive", "edited", "unpublished")
+ORIGINS = ("editable", "vcs", "folder", "archive", "edited", "unpublished", "sdist")
 
 _FIELDS = {
     "name": r"[a-z0-9]+(-[a-z0-9]+)*",
@@ -18,14 +18,28 @@ _FIELDS = {
     "file": r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl",
     "sha256": r"[0-9a-f]{64}",
 }
+SDIST_FILE = r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.(?:tar\.[a-z0-9]+|tgz|zip)"
+PINNED_LINE = rf"{_FIELDS['name']}=={_FIELDS['version']} --hash=sha256:{_FIELDS['sha256']}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltFrom:
+    """What a wheel was built of: the source archive `file` with its `sha256` (64 hex digits), and what was installed to
+    build it, a line of a requirements file each (`setuptools==80.9.0 --hash=sha256:...`).
+    """
+
+    file: str
+    sha256: str
+    requires: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedPackage:
     """One wheel: normalised project `name` (PEP 503), `version`, wheel `file` name and its `sha256` (64 hex digits).
 
-    `origin` is set for a wheel that no index offers, packed from what was installed in a captured environment: it says
-    why (`editable`, `vcs`, `folder`, `archive`, `edited`, `unpublished`).
+    `origin` is set for a wheel that no index offers. It was packed from what was installed in a captured environment,
+    for the reason given (`editable`, `vcs`, `folder`, `archive`, `edited`, `unpublished`), or built from a source
+    archive (`sdist`), which `built_from` names then.
     """
 
     name: str
@@ -33,20 +47,29 @@ class LockedPackage:
     file: str
     sha256: str
     origin: str | None = field(default=None, metadata=OPTIONAL)
+    built_from: BuiltFrom | None = field(default=None, metadata=OPTIONAL)
 
     def check(self) -> None:
         """Raise LockError for words that no wheel can have.
 
         A lock may come from a stranger's manifest: its words become paths, lines for uv and lines of a Dockerfile.
         """
-        for name, pattern in _FIELDS.items():
-            value = getattr(self, name)
+        found = [(name, pattern, getattr(self, name)) for name, pattern in _FIELDS.items()]
+        if self.built_from is not None:
+            found += [("file", SDIST_FILE, self.built_from.file), ("sha256", _FIELDS["sha256"], self.built_from.sha256)]
+            found += [("requirement", PINNED_LINE, line) for line in self.built_from.requires]
+        for name, pattern, value in found:
             if not re.fullmatch(pattern, value):
                 raise LockError(
                     f"the lock holds a {name} that no wheel can have: {value!r}",
                     details=(f"in the entry of {self.name!r}",),
                     hint="The lock or manifest was damaged or made up: get it again from where it was published.",
                 )
+
+    @property
+    def pinned_line(self) -> str:
+        """The line of a requirements file that means this wheel and no other."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
 
 
 def torch_build(version: str) -> str | None:

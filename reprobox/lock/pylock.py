@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import LockError
 from reprobox.lock.addresses import without_credentials
-from reprobox.lock.model import ORIGINS, Lock, LockedPackage
+from reprobox.lock.model import ORIGINS, BuiltFrom, Lock, LockedPackage
 from reprobox.lock.platforms import compatible_wheel_tags, marker_environment
+from reprobox.lock.source_only import SourceArchive, SourceOnlyError
 
 if TYPE_CHECKING:
-    from packaging.pylock import Package, PackageWheel, Pylock
+    from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class Source:
 
 
 Sources = dict[str, Source]  # by sha256
+NOTHING_BUILT: Mapping[str, LockedPackage] = MappingProxyType({})
 
 
 def select_wheels(
@@ -35,18 +38,22 @@ def select_wheels(
     shown: str,
     folder: Path,
     promised: Mapping[str, frozenset[str]],
+    built: Mapping[str, LockedPackage] = NOTHING_BUILT,
 ) -> tuple[Lock, Sources]:
     """Choose one wheel for every package of a pylock document that the environment needs.
 
     `shown` names the document in errors, relative paths in it start at `folder`, and for a project in `promised` only
-    wheels with one of those sha256 digests are taken. Raises LockError when the document is not a PEP 751 lock, when
-    it holds anything but wheels, or when no wheel fits.
+    files with one of those sha256 digests are taken. `built` holds wheels that were built of source archives, by the
+    sha256 of these. Raises SourceOnlyError when there is only a source archive of a package, and it was not built yet;
+    LockError when the document is not a PEP 751 lock, when it holds anything else, or when no wheel fits.
     """
-    from packaging.pylock import PackageWheel, PylockSelectError  # not needed by `reprobox --help`
+    from packaging.pylock import PackageSdist, PackageWheel, PylockSelectError  # not needed by `reprobox --help`
 
     pylock = _validated(_with_promised_only(document, promised, shown), shown)
     packages: list[LockedPackage] = []
     sources: Sources = {}
+    unbuilt: list[SourceArchive] = []
+    made = {package.sha256: package for package in built.values()}
     try:
         selected = list(
             pylock.select(
@@ -60,15 +67,25 @@ def select_wheels(
             hint="Make the lock for this Python and platform, or choose another base image.",
         ) from error
     for package, distribution in selected:
+        if isinstance(distribution, PackageSdist):
+            archive = _archive(package, distribution, shown, folder)
+            if archive.sha256 in built:
+                packages.append(built[archive.sha256])
+            else:
+                unbuilt.append(archive)
+            continue
         if not isinstance(distribution, PackageWheel):
             raise LockError(
                 f"{shown} holds no wheel of {package.name} for Python {python} on {platform}",
-                details=("found a source archive, a folder, a version-control address or a direct address",),
+                details=("found a folder, a version-control address or a direct address",),
                 hint="Name a version of it that an index offers as a wheel.",
             )
         locked = _locked(package, distribution, shown)
-        packages.append(locked)
-        sources[locked.sha256] = _source(distribution, folder)
+        packages.append(made.get(locked.sha256, locked))
+        if locked.sha256 not in made:
+            sources[locked.sha256] = _source(distribution, folder)
+    if unbuilt:
+        raise SourceOnlyError(unbuilt, python=python, platform=platform)
     return Lock(python=python, platform=platform, packages=tuple(sorted(packages, key=lambda each: each.name))), sources
 
 
@@ -109,7 +126,8 @@ def _with_promised_only(
         allowed = promised.get(package.get("name", ""))
         if allowed is not None:
             kept = [wheel for wheel in package.get("wheels", []) if wheel.get("hashes", {}).get("sha256") in allowed]
-            if not kept:
+            archive = package.get("sdist", {})
+            if not kept and archive.get("hashes", {}).get("sha256") not in allowed:
                 raise UnpromisedError(package.get("name", ""), package.get("version", ""), shown)
             packages.append({**package, "wheels": kept})
         else:
@@ -147,6 +165,37 @@ def _locked(package: Package, wheel: PackageWheel, shown: str) -> LockedPackage:
         file=wheel.filename,
         sha256=sha256,
         origin=_origin(package),
+        built_from=_built_from(package),
+    )
+
+
+def _archive(package: Package, distribution: PackageSdist, shown: str, folder: Path) -> SourceArchive:
+    sha256 = distribution.hashes.get("sha256", "").lower()
+    file = distribution.filename
+    if not sha256 or package.version is None:
+        raise LockError(
+            f"{shown} gives no {'version' if sha256 else 'sha256'} for {file}",
+            hint="Make the lock anew with versions and sha256 hashes.",
+        )
+    return SourceArchive(
+        name=package.name,
+        version=str(package.version),
+        file=file,
+        sha256=sha256,
+        source=_source(distribution, folder),
+    )
+
+
+def _built_from(package: Package) -> BuiltFrom | None:
+    """Return what reprobox's own lock says of a wheel that was built."""
+    own = (package.tool or {}).get("reprobox")
+    table = own.get("built_from") if isinstance(own, Mapping) else None
+    if not isinstance(table, Mapping) or not isinstance(table.get("requires"), (list, tuple)):
+        return None
+    return BuiltFrom(
+        file=str(table.get("file")),
+        sha256=str(table.get("sha256")),
+        requires=tuple(str(line) for line in table["requires"]),
     )
 
 
@@ -157,6 +206,6 @@ def _origin(package: Package) -> str | None:
     return origin if origin in ORIGINS else None
 
 
-def _source(wheel: PackageWheel, folder: Path) -> Source:
-    url = without_credentials(wheel.url) if wheel.url else (folder / str(wheel.path)).absolute().as_uri()
-    return Source(url=url, size=wheel.size)
+def _source(file: PackageWheel | PackageSdist, folder: Path) -> Source:
+    url = without_credentials(file.url) if file.url else (folder / str(file.path)).absolute().as_uri()
+    return Source(url=url, size=file.size)

@@ -51,6 +51,7 @@ class Entry:
 class Requirements:
     """A requirements source: the file, its kind, its entries, index options it sets itself, and `content`, the bytes
     (of every included file too) on which a resolution depends. `groups_only`: a pyproject.toml without a project.
+    `text` is what to resolve where it stands in no file; `path` then only says where it belongs.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Requirements:
     options: IndexOptions = field(default_factory=IndexOptions)
     content: tuple[bytes, ...] = ()
     groups_only: bool = False
+    text: str | None = None
 
     @property
     def complete(self) -> bool:

@@ -60,6 +60,15 @@ class IndexOptions:
     trusted_hosts: tuple[str, ...] = ()
     pre: bool = False
 
+    @property
+    def text(self) -> str:
+        """These options as lines of a requirements file."""
+        lines = [f"--index-url {self.index_url}"] if self.index_url else []
+        lines += [f"--extra-index-url {url}" for url in self.extra_index_urls]
+        lines += [f"--find-links {link}" for link in self.find_links]
+        lines += ["--no-index"] if self.no_index else []
+        return "".join(f"{line}\n" for line in lines)
+
     def merged(self, later: IndexOptions) -> IndexOptions:
         """Add `later` to these: lists grow, a later index replaces an earlier one."""
         return IndexOptions(

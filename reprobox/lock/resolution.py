@@ -5,21 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reprobox.cache import locked
 from reprobox.errors import LockError
 from reprobox.lock.choices import Choices
+from reprobox.lock.download import wheel_path
 from reprobox.lock.foreign import export_requirements_text, export_uv_lock
-from reprobox.lock.model import Lock
-from reprobox.lock.pylock import Sources, UnpromisedError, select_wheels
-from reprobox.lock.requirements import NO_CHOICES, Requirements, read_requirements, read_requirements_text
+from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.pylock import NOTHING_BUILT, Sources, UnpromisedError, select_wheels
+from reprobox.lock.requirements import (
+    NO_CHOICES,
+    Requirements,
+    index_options,
+    read_requirements,
+    read_requirements_text,
+)
+from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import Settings, gather_settings
+from reprobox.lock.source_only import compile_with_sources, offering
 from reprobox.lock.store import FORMAT, read_lock, write_lock, write_sources
-from reprobox.lock.uv_command import UvFailure, compile_pylock, uv_version
-from reprobox.lock.uv_words import explain, yanked
+from reprobox.lock.uv_command import Compiled, UvFailure, compile_pylock, uv_version
+from reprobox.lock.uv_words import explain, without_wheels, yanked
 from reprobox.progress import Observer
 
 
@@ -50,6 +60,8 @@ class _Task:
     platform: str
     renewal: Renewal | None
     observer: Observer
+    cache: Path
+    built: Mapping[str, LockedPackage]
 
 
 def resolve(
@@ -61,28 +73,78 @@ def resolve(
     observer: Observer,
     choices: Choices = NO_CHOICES,
     renewal: Renewal | None = None,
+    built: Mapping[str, LockedPackage] = NOTHING_BUILT,
 ) -> tuple[Lock, bool]:
     """Return the lock for a requirements file and whether it came from the cache.
 
     `python` is the minor version (`3.11`), `platform` uv's name (`platform_for`). A `renewal` asks the indexes anew.
-    The caller reports the outcome; `observer` hears only what takes time, and warnings. Raises SpecError for a file
-    that does not hold requirements, LockError when they cannot be resolved to wheels.
+    `built` are wheels in the cache that were built of source archives, by the sha256 of these. The caller reports the
+    outcome; `observer` hears only what takes time, and warnings. Raises SpecError for a file that does not hold
+    requirements, SourceOnlyError when some are to be had as source archives alone, LockError when they cannot be
+    resolved.
     """
     read = read_requirements(requirements, choices)
-    if read.kind == "pylock":
-        lock, sources = _from_pylock(read, python, platform)
-        write_sources(cache, lock, sources)
-        return lock, False
-    settings = gather_settings(requirements.absolute().parent, read.options)
     task = _Task(
         read=read,
-        settings=settings,
+        settings=gather_settings(requirements.absolute().parent, read.options),
         choices=choices,
         python=python,
         platform=platform,
         renewal=renewal,
         observer=observer,
+        cache=cache,
+        built=built,
     )
+    if read.kind == "pylock":
+        lock, sources = _from_pylock(task)
+        write_sources(cache, lock, sources)
+        return lock, False
+    return _cached(task)
+
+
+def resolve_build(
+    lines: Sequence[str],
+    *,
+    shown: str,
+    requirements: Path | None,
+    python: str,
+    platform: str,
+    cache: Path,
+    observer: Observer,
+    exclude_newer: str | None = None,
+) -> Lock:
+    """Return the lock for what `shown` needs to be built, requirements as `lines`.
+
+    `requirements` is the file whose index options hold for it too; None when there is only a manifest. What
+    UV_BUILD_CONSTRAINT names restricts it. Raises SpecError for a line that is no requirement that a lock can hold,
+    LockError when they cannot be resolved to wheels.
+    """
+    options = index_options(requirements) if requirements is not None else IndexOptions()
+    folder = requirements.absolute().parent if requirements is not None else Path.cwd()
+    text = options.text + "".join(f"{line}\n" for line in lines)
+    settings = gather_settings(folder, options)
+    constraint = settings.environment.get("UV_BUILD_CONSTRAINT")
+    environment = {name: value for name, value in settings.environment.items() if name != "UV_CONSTRAINT"}
+    task = _Task(
+        read=replace(read_requirements_text(text, folder / shown), text=text),
+        settings=replace(
+            settings,
+            constraint_arguments=(),
+            environment={**environment, "UV_CONSTRAINT": constraint} if constraint else environment,
+        ),
+        choices=replace(NO_CHOICES, exclude_newer=exclude_newer),
+        python=python,
+        platform=platform,
+        renewal=None,
+        observer=observer,
+        cache=cache,
+        built=NOTHING_BUILT,
+    )
+    return _cached(task)[0]
+
+
+def _cached(task: _Task) -> tuple[Lock, bool]:
+    cache, renewal, observer, settings = task.cache, task.renewal, task.observer, task.settings
     key = _key(task)
     if renewal is None:
         known = read_lock(cache, key)
@@ -95,7 +157,7 @@ def resolve(
             return known, True
         for warning in settings.warnings:
             observer.warning(warning)
-        observer.working("lock", f"resolving {requirements.name}")
+        observer.working("lock", f"resolving {task.read.path.name}")
         lock, sources = _resolve(task)
         write_sources(cache, lock, sources)
         write_lock(cache, key, lock)
@@ -115,7 +177,7 @@ def _resolve(task: _Task) -> tuple[Lock, Sources]:
     read = task.read
     if read.kind == "uv":
         return _selected(export_uv_lock(read.path, task.choices, task.settings), task, read)
-    source: Path | str | None = None if read.groups_only else read.path
+    source: Path | str | None = None if read.groups_only else read.text or read.path
     arguments = (*task.settings.constraint_arguments, *task.choices.arguments)
     arguments += task.renewal.arguments if task.renewal else ()
     if read.kind == "foreign":
@@ -140,17 +202,43 @@ def _resolve(task: _Task) -> tuple[Lock, Sources]:
 def _compiled(
     source: Path | str | None, task: _Task, listed_for: str | None, arguments: tuple[str, ...]
 ) -> dict[str, Any]:
-    preferred = task.renewal.before if task.renewal else None
+    wheels = {package: wheel_path(task.cache, package) for package in task.built.values()}
     try:
-        compiled = compile_pylock(
-            source, task.settings, python=task.python, platform=listed_for, arguments=arguments, preferred=preferred
-        )
+        with offering(task.settings, wheels) as (settings, more):
+            compiled = _compiled_with(settings, source, task, listed_for, (*arguments, *more))
     except UvFailure as failure:
         shown = task.read.path.name
         raise explain(failure, source=shown, python=task.python, platform=task.platform) from None
     for warning in yanked(compiled.said):
         task.observer.warning(warning)
     return compiled.document
+
+
+def _compiled_with(
+    settings: Settings, source: Path | str | None, task: _Task, listed_for: str | None, arguments: tuple[str, ...]
+) -> Compiled:
+    preferred = task.renewal.before if task.renewal else None
+    try:
+        return compile_pylock(
+            source, settings, python=task.python, platform=listed_for, arguments=arguments, preferred=preferred
+        )
+    except UvFailure as failure:
+        names = without_wheels(failure)
+        if not names:
+            raise
+        try:
+            return compile_with_sources(
+                source,
+                settings,
+                names=names,
+                python=task.python,
+                platform=listed_for,
+                arguments=arguments,
+                preferred=preferred,
+            )
+        except UvFailure:
+            # That there are no wheels is what there is to say where there are no source archives either.
+            raise failure from None
 
 
 def _selected(document: dict[str, Any], task: _Task, read: Requirements) -> tuple[Lock, Sources]:
@@ -160,20 +248,32 @@ def _selected(document: dict[str, Any], task: _Task, read: Requirements) -> tupl
         platform=task.platform,
         shown=task.read.path.name,
         folder=task.settings.folder,
-        promised=read.promised,
+        promised=_promised(read, task.built),
+        built=task.built,
     )
 
 
-def _from_pylock(read: Requirements, python: str, platform: str) -> tuple[Lock, Sources]:
+def _promised(read: Requirements, built: Mapping[str, LockedPackage]) -> dict[str, frozenset[str]]:
+    """Return the digests that are allowed: a wheel that was built of an archive that is has its leave."""
+    leave = {package.name: (sha256, package.sha256) for sha256, package in built.items()}
+    return {
+        name: digests | {leave[name][1]} if name in leave and leave[name][0] in digests else digests
+        for name, digests in read.promised.items()
+    }
+
+
+def _from_pylock(task: _Task) -> tuple[Lock, Sources]:
+    read = task.read
     try:
         document = tomllib.loads(read.content[0].decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LockError(f"{read.path.name} is not valid TOML: {error}") from error
     return select_wheels(
         document,
-        python=python,
-        platform=platform,
+        python=task.python,
+        platform=task.platform,
         shown=read.path.name,
         folder=read.path.absolute().parent,
         promised={},
+        built=task.built,
     )

@@ -170,6 +170,11 @@ def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
+def uv_tables(settings: Settings) -> list[dict[str, Any]]:
+    """Return the settings that uv finds in files where it is started with `settings`, the strongest first."""
+    return [table for _, table in _uv_files(settings.folder, settings.environment)]
+
+
 def _uv_files(folder: Path, caller: Mapping[str, str]) -> list[tuple[bytes, dict[str, Any]]]:
     """Return the settings files that uv reads, as (bytes, table). Source: uv's documentation, Configuration files."""
     if caller.get("UV_NO_CONFIG"):

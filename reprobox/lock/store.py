@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.cache import write_atomically
-from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
 from reprobox.lock.pylock import Source, Sources
 
 # 1: the first. A change of either file's form, or of how a lock is chosen, makes a new number.
@@ -28,10 +28,30 @@ def read_lock(cache: Path, key: str) -> Lock | None:
         return Lock(
             python=document["python"],
             platform=document["platform"],
-            packages=tuple(LockedPackage(**package) for package in document["packages"]),
+            packages=tuple(_package(package) for package in document["packages"]),
         )
     except (KeyError, TypeError):
         return None
+
+
+def _package(document: dict[str, Any]) -> LockedPackage:
+    source = document.get("built_from")
+    built_from = None if source is None else BuiltFrom(**{**source, "requires": tuple(source["requires"])})
+    return LockedPackage(**{**document, "built_from": built_from})
+
+
+def read_built(cache: Path, key: str) -> LockedPackage | None:
+    """Return the wheel that was built under `key`, or None. Whether the cache still holds it is another question."""
+    document = _read(cache / "built" / f"{key}.json")
+    try:
+        return _package(document) if document else None
+    except (KeyError, TypeError):
+        return None
+
+
+def write_built(cache: Path, key: str, package: LockedPackage) -> None:
+    """Remember which wheel was built under `key`."""
+    write_atomically(cache / "built" / f"{key}.json", json.dumps(asdict(package), indent=1).encode())
 
 
 def write_lock(cache: Path, key: str, lock: Lock) -> None:

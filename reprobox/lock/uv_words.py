@@ -10,6 +10,7 @@ from reprobox.lock.uv_command import UvFailure
 
 _UNKNOWN = re.compile(r"(?:Because |and )(\S+) was not found in the (package registry|provided package locations)")
 _NO_WHEELS = re.compile(r"([\w.+!\-\[\]]+?)(?:[=<>~!]=?\S*)? (?:has|have) no (?:usable )?wheels")
+_WHEELS_REQUIRED = re.compile(r"hint: Wheels are required for `([^`]+)` because building from source is disabled")
 _NO_VERSION = re.compile(r"there (?:is|are) no versions? of (\S+)")
 _REFUSED = re.compile(r"\((401|403) ")
 _UNREACHABLE = re.compile(
@@ -30,6 +31,11 @@ def no_solution(failure: UvFailure) -> bool:
     said = failure.text
     # An index that is silent or closed offers nothing either, but then the trouble is the index.
     return "No solution found" in said and not _UNREACHABLE.search(said) and not _REFUSED.search(said)
+
+
+def without_wheels(failure: UvFailure) -> frozenset[str]:
+    """Return the names of packages of which there might be source archives, where that is what uv stopped at."""
+    return frozenset(_WHEELS_REQUIRED.findall(failure.text)) if no_solution(failure) else frozenset()
 
 
 def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> LockError:

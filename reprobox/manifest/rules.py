@@ -8,7 +8,7 @@ from __future__ import annotations
 from reprobox import spec
 from reprobox.fingerprint import Cpu, Gpu, Machine
 from reprobox.image.model import BaseRecord, ImageRecord
-from reprobox.lock.model import ORIGINS, Lock, LockedPackage
+from reprobox.lock.model import ORIGINS, PINNED_LINE, SDIST_FILE, BuiltFrom, Lock, LockedPackage
 from reprobox.manifest.model import (
     SCHEMA_VERSION,
     EngineRecord,
@@ -141,6 +141,11 @@ RULES: Rules = {
         "file": Rule(expected="the plain file name of a wheel", pattern=r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}\.whl"),
         "sha256": _HEX_DIGEST,
         "origin": Rule(expected=" or ".join((", ".join(ORIGINS[:-1]), ORIGINS[-1])), choices=ORIGINS),
+    },
+    BuiltFrom: {
+        "file": Rule(expected="the plain file name of a source archive", pattern=SDIST_FILE),
+        "sha256": _HEX_DIGEST,
+        "requires": Rule(expected="name==version --hash=sha256: and 64 hex digits", pattern=PINNED_LINE),
     },
     StreamRecord: {
         "process": COUNT,

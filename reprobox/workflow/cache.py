@@ -26,7 +26,8 @@ _HOLDABLE = ("venv", "bundle")
 
 # What processes that were killed leave behind: names that are only used while something is being made.
 _LEFTOVERS = (
-    "layers/.*.tmp", "images/.*.tmp", "wheels/*/.partial", "venvs/.*", "bundles/.*", ".bytecode-*", ".debian-*",
+    "layers/.*.tmp", "images/.*.tmp", "wheels/*/.partial", "venvs/.*", "bundles/.*",
+    ".bytecode-*", ".building-*", ".debian-*",
 )  # fmt: skip
 
 

@@ -19,10 +19,11 @@ from reprobox.image.kept import kept_base, kept_image
 from reprobox.image.layers import layer_path
 from reprobox.image.load import load
 from reprobox.image.model import ImageRecord
-from reprobox.lock.download import damaged_wheels, fetch_wheels
+from reprobox.lock.download import damaged_wheels, fetch_wheels, has_wheel
 from reprobox.lock.model import Lock, LockedPackage
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
+from reprobox.workflow.building import Workshop
 from reprobox.workflow.locking import base_of, choose_lock, describe_lock
 
 if TYPE_CHECKING:
@@ -166,6 +167,16 @@ class _Wheels:
             beside=self._beside,
         )
 
+    def build_lost(self, base: Base, store: ImageStore) -> None:
+        """Build what was built once and is to be had nowhere: neither in the cache nor beside what names it."""
+        workshop = Workshop(
+            base=base, store=store, cache=self.cache, observer=self.observer, requirements=self._requirements
+        )
+        for package in self.lock.packages:
+            beside = self._beside is not None and (self._beside / package.file).is_file()
+            if package.built_from is not None and not beside and not has_wheel(package, cache=self.cache):
+                workshop.rebuilt(package, self.lock)
+
     def pairs(self) -> list[tuple[LockedPackage, Path]]:
         paths = self.fetched()
         return [(package, paths[package.sha256]) for package in self.lock.packages]
@@ -192,6 +203,7 @@ def _installed(wheels: _Wheels) -> Environment:
 def _assembled(engine: Engine, spec: RunSpec, base: Base, wheels: _Wheels, *, kept: ImageRecord | None = None) -> Image:
     """Assemble the image; the `kept` one is taken whole if the cache holds it."""
     cache, observer = wheels.cache, wheels.observer
+    wheels.build_lost(base, cast(ImageStore, engine))
     pairs = wheels.pairs()
     compiler = None
     if spec.image.bytecode and not base.installed:

@@ -14,9 +14,10 @@ from reprobox.lock.export import WHEELS
 from reprobox.lock.model import Lock
 from reprobox.lock.project import PROJECT_LOCK, ProjectLock, captured_lock_text, project_lock_text, read_project_lock
 from reprobox.lock.requirements import find_requirements
-from reprobox.lock.resolution import Renewal, resolve
+from reprobox.lock.resolution import Renewal
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
+from reprobox.workflow.building import resolve_building
 from reprobox.workflow.locking import capture_environment, check_locked, choices_of, target_of
 from reprobox.workflow.paths import storage_error
 from reprobox.workflow.run import keep_wheels
@@ -65,15 +66,22 @@ def make_lock(
     opened, reason = choose_engine(engine)
     if reason:
         observer.warning(reason)
-    _, python, platform = target_of(opened, spec, cache=cache, observer=observer)
-    if read.complete:
-        lock, _ = resolve(read.path, python=python, platform=platform, cache=cache, observer=observer, choices=choices)
-        return LockReport(lock=lock, requirements=read.path.name, path=None)
-    old = before.as_made() if before else None
-    renewal = _renewal(before, old, upgrade)
-    lock, _ = resolve(
-        read.path, python=python, platform=platform, cache=cache, observer=observer, choices=choices, renewal=renewal
+    renewal = None if read.complete else _renewal(before, before.as_made() if before else None, upgrade)
+    base, python, platform = target_of(opened, spec, cache=cache, observer=observer)
+    lock, _ = resolve_building(
+        opened,
+        base,
+        read.path,
+        python=python,
+        platform=platform,
+        cache=cache,
+        observer=observer,
+        choices=choices,
+        renewal=renewal,
     )
+    if read.complete:
+        return LockReport(lock=lock, requirements=read.path.name, path=None)
+    _keep_wheels(lock, project, cache)
     return _write(path, lock, before, project_lock_text(lock, read, choices), read.path.name)
 
 
@@ -91,14 +99,18 @@ def lock_environment(
     if reason:
         observer.warning(reason)
     _, lock = capture_environment(opened, spec, project, cache=cache, observer=observer)
-    try:
-        keep_wheels(lock, project / WHEELS, cache)
-    except OSError as error:
-        raise storage_error(error, project / WHEELS) from error
+    _keep_wheels(lock, project, cache)
     choices = choices_of(spec)
     name = spec.environment.requirements
     read = find_requirements(project, name, choices) if (project / name).is_file() else None
     return _write(path, lock, before, captured_lock_text(lock, read, choices), "the active environment")
+
+
+def _keep_wheels(lock: Lock, project: Path, cache: Path) -> None:
+    try:
+        keep_wheels(lock, project / WHEELS, cache)
+    except OSError as error:
+        raise storage_error(error, project / WHEELS) from error
 
 
 def _refuse_foreign(before: ProjectLock | None, path: Path) -> None:

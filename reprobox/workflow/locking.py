@@ -17,9 +17,10 @@ from reprobox.lock.model import Lock
 from reprobox.lock.platforms import platform_for
 from reprobox.lock.project import PROJECT_LOCK, read_project_lock
 from reprobox.lock.requirements import find_requirements
-from reprobox.lock.resolution import Renewal, resolve
+from reprobox.lock.resolution import Renewal
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
+from reprobox.workflow.building import resolve_building
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,9 @@ def choose_lock(
     if own is not None:
         lock, note = own.select(python=python, platform=platform, cache=cache), PROJECT_LOCK
     else:
-        lock, cached = resolve(
+        lock, cached = resolve_building(
+            engine,
+            base,
             requirements,
             python=python,
             platform=platform,

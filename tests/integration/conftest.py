@@ -94,7 +94,7 @@ def environment_images() -> set[str]:
     """Return the IDs of the images that reprobox has put into the Docker engine, if one answers."""
     if shutil.which("docker") is None:
         return set()
-    command = ["docker", "images", "--quiet", "--no-trunc", "reprobox/env"]
+    command = ["docker", "images", "--quiet", "--no-trunc", "reprobox/*"]
     return set(subprocess.run(command, check=False, capture_output=True, text=True).stdout.split())
 
 

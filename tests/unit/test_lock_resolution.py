@@ -256,7 +256,7 @@ def test_an_existing_pylock_is_taken_as_it_stands(wheels: Path, project: Path) -
         ),
         (
             'lock-version = "1.0"\ncreated-by = "x"\n[[packages]]\nname = "a"\nversion = "1"\n'
-            '[packages.sdist]\nname = "a-1.tar.gz"\nurl = "https://e.org/a-1.tar.gz"\nhashes = { sha256 = "0" }\n',
+            '[packages.archive]\nurl = "https://e.org/a-1.tar.gz"\nhashes = { sha256 = "0" }\n',
             "holds no wheel of a for Python 3.11",
         ),
         (
