@@ -25,6 +25,7 @@ from reprobox.engines.docker_plan import (
     is_podman,
     limits_ignored,
     plan_to_container,
+    podman_limits,
 )
 from reprobox.engines.docker_run import ContainerExecution, lent, running
 from reprobox.engines.interface import EngineInfo, Plan
@@ -70,10 +71,15 @@ class Connection:
             ) from error
 
     def facts(self) -> Mapping[str, Any]:
-        """Return the daemon's answer to `GET /info`, asked once."""
+        """Return the daemon's answer to `GET /info`, asked once; of Podman with the limits that it really keeps."""
         if self._facts is None:
             with self.asking("asking what it is"):
-                self._facts = self.api.info()
+                facts: dict[str, Any] = self.api.info()
+                if is_podman(facts):
+                    # The oldest version that Podman 4 and 5 serve; an older Podman refuses.
+                    answer = self.api.get(f"{self.api.base_url}/v4.0.0/libpod/info", timeout=self.api.timeout)
+                    facts |= podman_limits(answer.json()) if answer.ok else {}
+                self._facts = facts
         return self._facts
 
     def answers(self) -> bool:

@@ -36,12 +36,25 @@ def examine(calls: Calls, address: str) -> list[Check]:
     product = "Podman" if is_podman(facts) else "Docker"
     return [
         Check("docker", True, f"{product} {facts.get('ServerVersion')} answers at {address}", None),
-        Check("docker storage", True, f"storage driver {facts.get('Driver')}", None),
+        _storage(facts),
         _space(facts),
         _limits(facts),
         _mounts(calls),
         _gpus(facts),
     ]
+
+
+def _storage(facts: Mapping[str, Any]) -> Check:
+    driver = facts.get("Driver")
+    if driver != "vfs":
+        return Check("docker storage", True, f"storage driver {driver}", None)
+    return Check(
+        "docker storage",
+        False,
+        "storage driver vfs, which copies the whole image for each layer and each container",
+        "Let it use overlay: storage.conf of Podman (driver), daemon.json of Docker (storage-driver). It then starts "
+        "with an empty store.",
+    )
 
 
 def _space(facts: Mapping[str, Any]) -> Check:
@@ -61,7 +74,10 @@ def _limits(facts: Mapping[str, Any]) -> Check:
     if not missing:
         return Check("docker limits", True, "memory, processes and CPUs can be limited", None)
     return Check(
-        "docker limits", False, f"this engine cannot limit {', '.join(missing)}", "Enable these cgroup controllers."
+        "docker limits",
+        False,
+        f"this engine cannot limit {', '.join(missing)}",
+        "Enable these cgroup controllers; to an ordinary user's engine cgroups v2 must delegate them.",
     )
 
 

@@ -58,6 +58,17 @@ def is_podman(info: Mapping[str, Any]) -> bool:
     return "BuildahVersion" in info
 
 
+def podman_limits(info: Mapping[str, Any]) -> dict[str, bool]:
+    """Return which limits Podman keeps, by its own answer `info` (`GET /libpod/info`), in Docker's names for them.
+
+    What it says of them to Docker's question holds for root alone: an ordinary user has the controllers of cgroups v2
+    that are delegated to him, and none of v1. Where one is missing, a limit is an error or passed over.
+    """
+    controllers = info["host"]["cgroupControllers"] or ()
+    names = {"MemoryLimit": "memory", "PidsLimit": "pids", "CpuCfsQuota": "cpu"}
+    return {name: controller in controllers for name, controller in names.items()}
+
+
 def finds_layers(info: Mapping[str, Any]) -> bool:
     """Say whether the daemon that answered `info` completes an archive from layers that it holds already.
 
@@ -191,7 +202,7 @@ def _confinement(memory: int | None, user: tuple[int, int], info: Mapping[str, A
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
-        "PidsLimit": PIDS_LIMIT,
+        **({"PidsLimit": PIDS_LIMIT} if info.get("PidsLimit", True) else {}),
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, *(_callers_limits() if is_podman(info) else ())],
         "Tmpfs": {TEMPORARY_FOLDER: f"rw,exec,nosuid,nodev,mode=1777{owner}{size}"},
         # Output is read from an attached stream as it comes; a log would keep it a second time on the engine's disk.

@@ -14,6 +14,7 @@ from typing import Any
 
 from reprobox.engines import streams
 from reprobox.engines.docker_calls import Calls, DockerLostError, DockerRefusedError, created
+from reprobox.engines.docker_plan import is_podman
 from reprobox.errors import EngineError
 
 NOT_EXECUTABLE = 126
@@ -115,6 +116,10 @@ class ContainerExecution:
 
     def _wait(self) -> None:
         try:
+            if is_podman(self._calls.facts()):
+                # Podman that waits looks again without any pause and takes a processor from the program (seen in 4.3).
+                # The output ends with the program, or breaks off with the service.
+                self._threads[0].join()
             while self._status is None:
                 try:
                     with self._calls.asking("the program ran"):

@@ -32,6 +32,10 @@ from reprobox.progress import Observer
 _HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
 _SUITE = re.compile(r"[a-z][a-z0-9.-]*")
 
+# What mmdebstrap gets of the caller's variables: what finds programs, temporary space and the archive. It passes all on
+# to the packages' own scripts, and PYTHONDONTWRITEBYTECODE, for one, made another base of the same packages.
+_CALLERS = re.compile(r"PATH|HOME|USER|LOGNAME|TMPDIR|APT_CONFIG|SSL_CERT_(FILE|DIR)|\w+_proxy", re.IGNORECASE)
+
 # What apt says in English (LC_ALL is set): apt-pkg/cacheset.cc, apt-private/private-cacheset.cc and private-output.cc.
 _UNKNOWN_PACKAGE = re.compile(r"E: (?:Unable to locate package |Package '(?=.*has no installation))([a-z0-9+.-]+)")
 _CONFLICT = "The following packages have unmet dependencies"
@@ -191,7 +195,8 @@ def _bootstrap(program: str, recipe: Recipe, target: Path, observer: Observer) -
         command += [recipe.suite, "-", *debian_sources(recipe.suite, Path("/etc/apt"))]
     else:
         command += [recipe.suite, "-", *snapshot_sources(recipe.suite, recipe.snapshot)]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(MTIME), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    environment = {name: value for name, value in os.environ.items() if _CALLERS.fullmatch(name)}
+    environment |= {"SOURCE_DATE_EPOCH": str(MTIME), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     said: list[str] = []
     with (
         target.open("wb") as out,

@@ -34,9 +34,10 @@ From: {archive}
     The environment of the reprobox run {name}: its Python and packages, without its code and data.
 
         apptainer build {name}.sif {name}.def
-        apptainer exec --cleanenv --containall --bind CODE:/work --pwd /work {name}.sif COMMAND
+        apptainer exec --cleanenv --containall --workdir SCRATCH --bind CODE:/work --pwd /work {name}.sif COMMAND
 
-    Add --nv for GPUs. The run's command: {command}
+    SCRATCH is a folder for temporary files, for which there are 64 MB of memory without it. Add --nv for GPUs. The
+    run's command: {command}
 
 %runscript
     exec "$@"

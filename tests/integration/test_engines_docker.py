@@ -23,7 +23,7 @@ import docker
 import pytest
 
 from reprobox.engines.docker import DockerEngine, diagnose
-from reprobox.engines.docker_plan import RUN_LABEL
+from reprobox.engines.docker_plan import RUN_LABEL, container_user
 from reprobox.engines.interface import DataMount, Plan
 from reprobox.errors import EngineError, ImageError
 
@@ -126,9 +126,10 @@ class TestConfinement:
         assert status == 1
         assert "/not-here" in err and "Read-only file system" in err
 
-    def test_the_program_is_nobody_special(self, engine: DockerEngine, plan: Plan) -> None:
+    def test_the_program_is_nobody_special(self, engine: DockerEngine, plan: Plan, api: Any) -> None:
         _, out, _, _ = shell(engine, plan, "id -u; cat /proc/self/status")
-        assert int(out.split()[0]) != 0
+        rootless = container_user(api.info()) == (0, 0)  # 0 is then the ordinary user whose engine it is
+        assert (int(out.split()[0]) == 0) is rootless
         facts = dict(line.split(":\t", 1) for line in out.splitlines()[1:] if ":\t" in line)
         assert {facts[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {"0" * 16}
         assert facts["NoNewPrivs"] == "1"

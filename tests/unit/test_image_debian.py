@@ -226,7 +226,9 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Failing:
     def fail(*lines: str, recipe: Recipe = RECIPE) -> ImageError:
         program = tmp_path / "mmdebstrap"
         said = "".join(f"cat >&2 <<'EOF'\n{line}\nEOF\n" for line in lines)
-        program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/arguments\n{said}exit 25\n")
+        program.write_text(
+            f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/arguments\nenv > {tmp_path}/environment\n{said}exit 25\n"
+        )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         with pytest.raises(ImageError) as caught:
@@ -235,6 +237,19 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Failing:
         return caught.value
 
     return fail
+
+
+def test_no_variable_of_the_caller_reaches_the_scripts_of_packages_but_the_ways_to_the_archive(
+    failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("DEBIAN_FRONTEND", "noninteractive")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    failing()
+    seen = dict(line.partition("=")[::2] for line in (tmp_path / "environment").read_text().splitlines())
+    assert {"PATH", "https_proxy", "SOURCE_DATE_EPOCH", "LC_ALL", "TZ"} <= seen.keys()
+    assert not {"PYTHONDONTWRITEBYTECODE", "DEBIAN_FRONTEND", "LANG"} & seen.keys()
 
 
 def test_a_failing_mmdebstrap_is_quoted(failing: Failing) -> None:

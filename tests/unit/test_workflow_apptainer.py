@@ -34,6 +34,14 @@ def test_a_command_cannot_add_a_section_that_a_builder_would_execute(manifest: M
     assert [line for line in lines if line.lstrip().startswith("%")] == ["%labels", "%help", "%runscript"]
 
 
+def test_its_help_gives_temporary_files_a_place_on_disk(manifest: Manifest) -> None:
+    # Apptainer's own is 64 MB of memory (apptainer.conf, `sessiondir max size`).
+    commands = [
+        line for line in definition_of(manifest, "digits.oci.tar", DIGEST).splitlines() if "apptainer exec" in line
+    ]
+    assert len(commands) == 1 and "--containall --workdir SCRATCH" in commands[0]
+
+
 def test_a_run_without_a_container_has_no_image_to_export(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="without a container"):
         export_apptainer(replace(manifest, image=None), tmp_path, cache=tmp_path, observer=Observer())

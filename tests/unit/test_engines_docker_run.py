@@ -1,0 +1,79 @@
+"""When the daemon is asked what, while a program runs, with a daemon that is made up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reprobox.engines.docker_run import ContainerExecution
+
+
+class Output:
+    """What an attached program writes: a line, and the end when `ended` is set."""
+
+    def __init__(self, ended: threading.Event) -> None:
+        self.ended = ended
+        self._response = SimpleNamespace(close=lambda: None)
+
+    def __iter__(self) -> Iterator[tuple[bytes | None, bytes | None]]:
+        yield b"epoch 1\n", None
+        self.ended.wait(10)
+
+    def close(self) -> None:
+        self.ended.set()
+
+
+class Daemon:
+    """Answers a wait with the status 3, and remembers whether the output had ended when it was asked to."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.api = self
+        self.output = Output(threading.Event())
+        self.asked_to_wait = threading.Event()
+        self.output_had_ended: bool | None = None
+        self._facts = facts
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+    def answers(self) -> bool:
+        return True
+
+    def asking(self, doing: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def attach(self, name: str, **_: Any) -> Output:
+        return self.output
+
+    def start(self, name: str) -> None:
+        pass
+
+    def wait(self, name: str, timeout: None) -> dict[str, int]:
+        self.output_had_ended = self.output.ended.is_set()
+        self.asked_to_wait.set()
+        self.output.ended.wait(10)
+        return {"StatusCode": 3}
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        return {"State": {"Running": False, "ExitCode": 3}}
+
+
+@pytest.mark.parametrize(("facts", "after_the_output"), [({"BuildahVersion": "1.28.2"}, True), ({}, False)])
+def test_podman_which_waits_on_a_processor_is_asked_to_when_the_output_has_ended(
+    facts: dict[str, Any], after_the_output: bool
+) -> None:
+    daemon = Daemon(facts)
+    execution = ContainerExecution(daemon, "name", program="python", memory=None, path="/bin")
+    written = bytearray()
+    with execution.started():
+        assert daemon.asked_to_wait.wait(0.3 if after_the_output else 10) is not after_the_output
+        daemon.output.ended.set()
+        assert execution.pump(lambda _, data: written.extend(data), lambda: None) == 3
+    execution.join()
+    assert daemon.output_had_ended is after_the_output
+    assert written == b"epoch 1\n"
