@@ -118,7 +118,8 @@ def _measure(image: StoredImage, reference: str, store: ImageStore, observer: Ob
         raise ImageError(
             f"the engine's archive of {reference} does not hold all of its layers",
             details=tuple(sorted(wanted - found.keys())),
-            hint="layers compressed with zstd cannot be read; pull or build the image with gzip layers",
+            hint="layers compressed with zstd cannot be read: pull or build the image with gzip layers; and Docker's "
+            "containerd store may have left some out: remove this image and those upon it (`docker rmi`) and run again",
         )
     layers = tuple(found[diff_id] for diff_id in dict.fromkeys(image.diff_ids))
     return Exported(layers=layers, config_digest=config_digest)

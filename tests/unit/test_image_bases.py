@@ -137,8 +137,10 @@ def test_a_name_that_no_registry_knows_is_asked_of_the_registry_again(tmp_path: 
     store.known = False
     with pytest.raises(ImageError, match="cannot pull"):
         resolved(SLIM, store, tmp_path)
-    store.known = None
-    assert resolved(SLIM, store, tmp_path).record.digest == DIGEST, "believed where no registry answers"
+    store.known, listener = None, Listener()
+    base = resolve_base(SLIM, store, cache=tmp_path, observer=listener)
+    assert base.record.digest == DIGEST, "believed where no registry answers"
+    assert "no registry answered" in listener.warnings[0] and f"local:{SLIM}" in listener.warnings[0]
     store.known = True
     assert resolved(SLIM, store, tmp_path).record.digest == DIGEST
     store.known, store.asked = None, []
@@ -265,6 +267,16 @@ def test_a_local_image_is_found_by_its_id_even_if_the_name_moved_on(tmp_path: Pa
     assert record == BaseRecord(kind="local", reference="mine:1", digest=image.id)
     store.names.clear()
     assert resolved("auto", store, tmp_path, record).record == record
+
+
+def test_a_base_whose_layers_the_engine_left_out_of_the_pull_is_told_from_one_for_another_system(
+    tmp_path: Path,
+) -> None:
+    store = FakeStore()
+    store.registry[SLIM] = replace(offered(store), os="", architecture="", diff_ids=())
+    with pytest.raises(ImageError, match="without its layers") as caught:
+        resolved(SLIM, store, tmp_path)
+    assert "docker rmi" in (caught.value.hint or "")
 
 
 def test_a_local_image_is_the_same_base_in_every_kind_of_store(tmp_path: Path) -> None:
