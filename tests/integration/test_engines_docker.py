@@ -435,5 +435,5 @@ def test_an_engine_that_dies_under_the_program_is_an_error_that_says_so(
         execution.pump(lambda _stream, _data: os.kill(process, number), lambda: None)
     assert caught.value.hint is not None
     assert plan.work.stat().st_uid == 0
-    del caught
+    del caught, execution
     gc.collect()
