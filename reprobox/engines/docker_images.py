@@ -17,6 +17,7 @@ from reprobox.engines.docker_plan import (
     container_name,
     container_user,
     finds_layers,
+    is_containerd_store,
     once_to_container,
 )
 from reprobox.engines.docker_run import lent, running
@@ -26,6 +27,9 @@ from reprobox.image.interface import StoredImage
 
 # The keys of an image's config that the OCI image specification (1.1, config.md) knows; the engine adds its own.
 _OCI_CONFIG = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
+
+# moby, daemon/containerd/image_exporter.go
+_NOT_UNPACKED = "Error unpacking image"
 
 # Words by which Docker engines from 20.10 to 29 say what was wrong with a pull.
 _UNREACHABLE = re.compile(
@@ -83,6 +87,21 @@ class DockerImages:
         if found is None:
             raise ImageError(f"{reference} was pulled, but the Docker engine does not have it")
         return found
+
+    def registry_knows(self, reference: str) -> bool | None:
+        """Say whether a registry knows an image of the engine by this `name@digest`; None when that cannot be told.
+
+        Docker's containerd store gives such a name to every image that has a tag, those built here too, so there the
+        registry is asked. Other engines give it to what was pulled or pushed.
+        """
+        if not is_containerd_store(self._calls.facts()):
+            return True
+        try:
+            with self._calls.asking(f"asking the registry for {reference}"):
+                self._calls.api.inspect_distribution(reference)
+        except DockerRefusedError as error:
+            return False if _UNKNOWN.search(error.words) and not _UNREACHABLE.search(error.words) else None
+        return True
 
     def load_image(self, archive: Iterable[bytes]) -> None:
         """Load an image archive. Raises ImageError with the engine's words, and whatever `archive` itself raises."""
@@ -165,8 +184,10 @@ class _EventError(Exception):
 def _raise_for_event(event: Mapping[str, Any]) -> None:
     # `message` is what a refused request answers instead of events; the SDK does not look at the status of a stream.
     words = event.get("error") or event.get("message")
-    if words:
-        raise _EventError(str(words))
+    # A containerd store (Docker 27 and later) tells as ordinary output that an image which it has taken is useless.
+    said = str(event.get("stream") or "")
+    if words or said.startswith(_NOT_UNPACKED):
+        raise _EventError(str(words or said.strip()))
 
 
 def _pull_error(reference: str, words: str) -> ImageError:

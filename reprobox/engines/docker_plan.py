@@ -69,14 +69,18 @@ def podman_limits(info: Mapping[str, Any]) -> dict[str, bool]:
     return {name: controller in controllers for name, controller in names.items()}
 
 
+def is_containerd_store(info: Mapping[str, Any]) -> bool:
+    """Say whether the daemon that answered `info` keeps its images in containerd, as a new Docker 29 does."""
+    return ("driver-type", "io.containerd.snapshotter.v1") in [tuple(entry) for entry in info.get("DriverStatus") or ()]
+
+
 def finds_layers(info: Mapping[str, Any]) -> bool:
     """Say whether the daemon that answered `info` completes an archive from layers that it holds already.
 
-    Docker's classic store does: it looks layers up by the chain of their digests (moby, image/tarexport/load.go). Its
-    containerd store and Podman want every archive whole.
+    Docker's classic store looks layers up by the chain of their digests (moby, image/tarexport/load.go), its containerd
+    store by the digest of each as it was sent (daemon/containerd/image_exporter.go). Podman wants every archive whole.
     """
-    status = [tuple(entry) for entry in info.get("DriverStatus") or ()]
-    return not is_podman(info) and ("driver-type", "io.containerd.snapshotter.v1") not in status
+    return not is_podman(info)
 
 
 def gpu_access(info: Mapping[str, Any], driver: Driver | None = None) -> str:

@@ -235,7 +235,7 @@ def running(
             try:
                 execution = stack.enter_context(_running_once(calls, name, config, memory=memory, path=path))
             except DockerRefusedError as error:
-                if _NO_INIT.search(error.words) is None:
+                if not _lacks_init(error.words, calls.facts()):
                     raise
                 # Distributions' packages leave it out at times; the kernel ends all of a container without it, too.
                 plain = {**config, "HostConfig": {**config["HostConfig"], "Init": False}}
@@ -243,6 +243,12 @@ def running(
         except DockerRefusedError as error:
             raise _explained(error) from error
         yield execution
+
+
+def _lacks_init(words: str, info: Mapping[str, Any]) -> bool:
+    """Say whether an engine refused because it has no init program, which is named after its place or its source."""
+    configured = str(info.get("InitBinary") or "")
+    return _NO_INIT.search(words) is not None or ("/" in configured and configured in words)
 
 
 @contextlib.contextmanager

@@ -185,7 +185,9 @@ def _automatic(wishes: Wishes, store: ImageStore, cache: Path, observer: Observe
             return base, f"no image registry answered; {note}" if silent and not wishes.of_debian else note
         if reference in silent:
             continue
-        image = _with_digest(store.find_image(reference)) or _pull_within(reference, REGISTRY_PATIENCE, store, observer)
+        image = _from_registry(reference, store, cache, observer)
+        if image is None:
+            image = _pull_within(reference, REGISTRY_PATIENCE, store, observer)
         if image is not None:
             return _of_registry_image(image, reference, store, cache, observer), ""
         silent.append(reference)
@@ -224,19 +226,24 @@ def _debian(recipe: debian.Recipe, wanted: str | None, cache: Path, observer: Ob
 
 
 def _local(reference: str, digest: str | None, store: ImageStore, cache: Path, observer: Observer) -> Base:
-    image = (store.find_image(digest) if digest else None) or store.find_image(reference)
+    pinned = store.find_image(digest) if digest else None
+    image = pinned or store.find_image(reference)
     if image is None:
         raise ImageError(
             f"the engine has no image {reference}",
             details=(f"looked for {digest}",) if digest else (),
             hint="build or load it first; `docker images` lists what is there",
         )
-    record = BaseRecord(kind="local", reference=reference, digest=image.id)
-    return _of_image(image, record, store, cache, observer)
+    record = BaseRecord(kind="local", reference=reference, digest=digest if pinned and digest else image.id)
+    base = _of_image(image, record, store, cache, observer)
+    if pinned is not None or base.exported is None:
+        return base
+    # Not the engine's ID, which is the config's digest in one kind of store and the manifest's in another.
+    return replace(base, record=replace(record, digest=base.exported.config_digest))
 
 
 def _registry(reference: str, store: ImageStore, cache: Path, observer: Observer) -> tuple[Base, str]:
-    image = _with_digest(store.find_image(reference))
+    image = _from_registry(reference, store, cache, observer)
     note = "in the engine" if image is not None else "pulled"
     return _of_registry_image(image or _pull(reference, store, observer), reference, store, cache, observer), note
 
@@ -258,6 +265,13 @@ def _of_registry_image(image: StoredImage, reference: str, store: ImageStore, ca
 
 def _of_image(image: StoredImage, record: BaseRecord, store: ImageStore, cache: Path, observer: Observer) -> Base:
     name = record.reference.partition("@")[0]
+    if not image.os:
+        raise ImageError(
+            f"the engine has the base image {name} without its layers",
+            details=("Docker's containerd store leaves them out of a pull where another image has them unpacked",),
+            hint=f"remove the images upon that base (`docker rmi`) and {name} itself, then run again; a later Docker "
+            "fetches them (https://github.com/moby/moby/issues/49784)",
+        )
     if image.os != "linux":
         raise ImageError(f"the base image {name} is for {image.os}", hint="name a Linux image")
     found = probe(image.id, name, store, cache=cache)
@@ -280,8 +294,26 @@ def _of_image(image: StoredImage, record: BaseRecord, store: ImageStore, cache: 
     )
 
 
-def _with_digest(image: StoredImage | None) -> StoredImage | None:
-    return image if image is not None and image.repo_digests else None
+def _from_registry(reference: str, store: ImageStore, cache: Path, observer: Observer) -> StoredImage | None:
+    """Return the image of that name if the engine has it, unless no registry knows it. What one knew is kept."""
+    image = store.find_image(reference)
+    if image is None or not image.repo_digests:
+        return None
+    remembered = cache / "bases" / f"known-{image.id.removeprefix('sha256:')}.json"
+    if read_json(remembered) == list(image.repo_digests):
+        return image
+    answers = [store.registry_knows(digest) for digest in image.repo_digests]
+    if all(answer is False for answer in answers):
+        return None
+    if True in answers:
+        with storage_errors(cache):
+            write_atomically(remembered, json.dumps(image.repo_digests).encode())
+    else:
+        observer.warning(
+            f"no registry answered whether it has {image.repo_digests[0]}; if the image was built on this machine, "
+            f"write image.base: local:{reference}"
+        )
+    return image
 
 
 def _pull(reference: str, store: ImageStore, observer: Observer) -> StoredImage:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from reprobox.cache import locked, storage_errors, write_atomically
 from reprobox.errors import ImageError
@@ -22,7 +23,10 @@ from reprobox.image.layers import read_json
 from reprobox.image.tarstream import read_chunks
 from reprobox.progress import Observer
 
-_FORMAT = 1
+_FORMAT = 2
+
+# Far above what a config of a hundred layers takes.
+_MAX_CONFIG = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,10 @@ class ExportedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The distinct layers of an archive."""
+    """The distinct layers of an archive, and the digest of the image's config, which is the same in every engine."""
 
     layers: tuple[ExportedLayer, ...]
+    config_digest: str
 
     def size_of(self, diff_id: str) -> int:
         """Return the size of one layer's uncompressed tar in bytes."""
@@ -86,6 +91,7 @@ def stream_layers(
 def _measure(image: StoredImage, reference: str, store: ImageStore, observer: Observer) -> Exported:
     wanted = set(image.diff_ids)
     found: dict[str, ExportedLayer] = {}
+    config_digest = image.id
     done = 0
     with store.export_image(image.id) as source, tarfile.open(fileobj=source, mode="r|") as archive:
         for member in archive:
@@ -96,20 +102,37 @@ def _measure(image: StoredImage, reference: str, store: ImageStore, observer: Ob
             assert content is not None
             unpacked = hashlib.sha256()
             size = 0
+            small = bytearray()
             for chunk in _uncompressed(read_chunks(content)):  # type: ignore[arg-type]
                 unpacked.update(chunk)
                 size += len(chunk)
+                if size <= _MAX_CONFIG:
+                    small += chunk
             done += member.size
             diff_id = "sha256:" + unpacked.hexdigest()
             if diff_id in wanted and diff_id not in found:
                 found[diff_id] = ExportedLayer(diff_id=diff_id, size=size, member=member.name)
+            elif size <= _MAX_CONFIG and _layers_named_in(bytes(small)) == list(image.diff_ids):
+                config_digest = diff_id
     if wanted - found.keys():
         raise ImageError(
             f"the engine's archive of {reference} does not hold all of its layers",
             details=tuple(sorted(wanted - found.keys())),
-            hint="layers compressed with zstd cannot be read; pull or build the image with gzip layers",
+            hint="layers compressed with zstd cannot be read: pull or build the image with gzip layers; and Docker's "
+            "containerd store may have left some out: remove this image and those upon it (`docker rmi`) and run again",
         )
-    return Exported(layers=tuple(found[diff_id] for diff_id in dict.fromkeys(image.diff_ids)))
+    layers = tuple(found[diff_id] for diff_id in dict.fromkeys(image.diff_ids))
+    return Exported(layers=layers, config_digest=config_digest)
+
+
+def _layers_named_in(content: bytes) -> Any:
+    """Return the layers that an image's config names (OCI image spec 1.1, config.md); None if it is not one."""
+    if not content.startswith(b"{"):
+        return None
+    try:
+        return json.loads(content)["rootfs"]["diff_ids"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
 
 
 def _uncompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -151,4 +174,5 @@ def _read(path: Path) -> Exported | None:
     found = read_json(path)
     if not isinstance(found, dict):
         return None
-    return Exported(layers=tuple(ExportedLayer(**layer) for layer in found["layers"]))
+    layers = tuple(ExportedLayer(**layer) for layer in found["layers"])
+    return Exported(layers=layers, config_digest=found["config_digest"])

@@ -19,6 +19,7 @@ from reprobox.image.bases import Base
 from reprobox.image.exported import Exported, measure
 from reprobox.image.interface import ImageStore, StoredImage
 from reprobox.image.layers import Layer, layer_path
+from reprobox.image.load import stored_under
 from reprobox.image.model import ImageRecord
 from reprobox.image.oci import LAYER_TYPE, digest_of, image_manifest
 from reprobox.image.push import intact
@@ -92,12 +93,6 @@ def image_in_engine(record: ImageRecord, store: ImageStore, *, cache: Path, obse
             details=(f"expected {record.manifest_digest}", f"found    {digest_of(manifest)}"),
         )
     return _image(record, layers, config, manifest, cache, stored, exported)
-
-
-def stored_under(record: ImageRecord, store: ImageStore) -> StoredImage | None:
-    """Return the recorded image if the engine has it, under whichever of its digests the engine knows images by."""
-    found = store.find_image(record.config_digest) or store.find_image(record.manifest_digest)
-    return found if found is not None and found.diff_ids == record.diff_ids else None
 
 
 def _image(

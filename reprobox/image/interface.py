@@ -34,6 +34,10 @@ class ImageStore(Protocol):
         """Fetch a registry image. Raises ImageError saying whether the registry or the reference was the trouble."""
         ...
 
+    def registry_knows(self, reference: str) -> bool | None:
+        """Say whether a registry knows an image of the engine by this `name@digest`; None when that cannot be told."""
+        ...
+
     def load_image(self, archive: Iterable[bytes]) -> None:
         """Load an image archive (docker-archive and OCI layout in one). Raises ImageError with the engine's words."""
         ...

@@ -19,6 +19,7 @@ from reprobox.image.assemble import Image, rebuild_layers
 from reprobox.image.exported import stream_layers
 from reprobox.image.interface import ImageStore, StoredImage
 from reprobox.image.layers import Layer, holds, layer_path, read_json, total_size
+from reprobox.image.model import ImageRecord
 from reprobox.image.oci import blob_path, canonical, layout_index
 from reprobox.progress import Observer
 
@@ -33,17 +34,22 @@ def load(image: Image, store: ImageStore, *, observer: Observer, name: str = "en
     turns out to be damaged is made again once, with a warning. Raises ImageError when the engine refuses the image or
     afterwards holds another one.
     """
-    found = _find(image, store)
+    found = stored_under(image.record, store)
     if found is None:
         with storage_errors(image.cache), locked(_file(image.cache, image.record.config_digest, "lock")):
-            found = _find(image, store) or _load(image, store, observer)
+            found = stored_under(image.record, store) or _load(image, store, observer)
             store.tag_image(found.id, f"reprobox/{_plain_name(name)}", image.record.input_digest[7:19])
-            _remember(image)
+            _remember(found, image.cache)
     return found.id
 
 
-def _find(image: Image, store: ImageStore) -> StoredImage | None:
-    return store.find_image(image.record.config_digest) or store.find_image(image.record.manifest_digest)
+def stored_under(record: ImageRecord, store: ImageStore) -> StoredImage | None:
+    """Return the recorded image if the engine has it, under whichever of its digests the engine knows images by.
+
+    Of an image that it could not unpack a containerd store keeps the name, but no layers.
+    """
+    found = store.find_image(record.config_digest) or store.find_image(record.manifest_digest)
+    return found if found is not None and found.diff_ids == record.diff_ids else None
 
 
 def _load(image: Image, store: ImageStore, observer: Observer) -> StoredImage:
@@ -61,8 +67,8 @@ def _load(image: Image, store: ImageStore, observer: Observer) -> StoredImage:
         if archive.damaged is not None:
             _rebuild(image, frozenset({archive.damaged.diff_id}), observer)
         store.load_image(Archive(image, store, observer, present=0).chunks())
-    found = _find(image, store)
-    if found is None or found.diff_ids != image.record.diff_ids:
+    found = stored_under(image.record, store)
+    if found is None:
         raise ImageError(
             "the engine loaded the image but does not know it afterwards",
             details=(f"config   {image.record.config_digest}", f"manifest {image.record.manifest_digest}"),
@@ -84,25 +90,24 @@ def _cached_layers(image: Image, present: int) -> list[Layer]:
 
 
 def _layers_present(image: Image, store: ImageStore) -> int:
-    """Return how many of the lowest layers the engine is known to hold, so that they need not be sent.
-
-    Only Docker's classic store takes an archive without them: it looks layers up by the chain of their diff_ids.
-    """
+    """Return how many of the lowest layers the engine is known to hold, so that they need not be sent."""
     if not store.shares_layers():
         return 0
     base = image.base
     best = 0
-    if base.exported is not None and base.image_id and store.find_image(base.image_id):
+    # Docker's containerd store, which knows images by their manifest, holds a base's layers as they were compressed.
+    if base.exported is not None and base.image_id == base.exported.config_digest and store.find_image(base.image_id):
         best = len(base.layers)
     candidates = []
     for path in sorted((image.cache / "images" / "loaded").glob("*.json")):
         diff_ids = read_json(path)
         if isinstance(diff_ids, list):
             candidates.append((_common(diff_ids, image.record.diff_ids), f"sha256:{path.stem}"))
-    for common, config_digest in sorted(candidates, reverse=True)[:_CANDIDATES]:
+    for common, image_id in sorted(candidates, reverse=True)[:_CANDIDATES]:
         if common <= best:
             break
-        if store.find_image(config_digest) is not None:
+        found = store.find_image(image_id)
+        if found is not None and found.diff_ids[:common] == image.record.diff_ids[:common]:
             best = common
             break
     # At least one layer is always sent: it costs nothing, and an archive without any is no image to some engines.
@@ -118,9 +123,9 @@ def _common(one: list[str], other: tuple[str, ...]) -> int:
     return count
 
 
-def _remember(image: Image) -> None:
-    content = json.dumps(image.record.diff_ids).encode()
-    write_atomically(image.cache / "images" / "loaded" / f"{image.record.config_digest[7:]}.json", content)
+def _remember(stored: StoredImage, cache: Path) -> None:
+    content = json.dumps(stored.diff_ids).encode()
+    write_atomically(cache / "images" / "loaded" / f"{stored.id[7:]}.json", content)
 
 
 def _file(cache: Path, digest: str, suffix: str) -> Path:
@@ -160,10 +165,8 @@ class Archive:
             yield from self._blob(layer.diff_id, layer.size, self._checked(layer))
         yield tarstream.file_blocks(blob_path(image.record.config_digest), image.config)
         yield tarstream.file_blocks(blob_path(image.record.manifest_digest), image.manifest)
-        if self._present == 0:
-            # Without all its blobs it would be no OCI layout.
-            yield tarstream.file_blocks("index.json", layout_index(image.manifest, base.architecture))
-            yield tarstream.file_blocks("oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
+        yield tarstream.file_blocks("index.json", layout_index(image.manifest, base.architecture))
+        yield tarstream.file_blocks("oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
         entry = {
             "Config": blob_path(image.record.config_digest),
             "Layers": [blob_path(diff_id) for diff_id in image.record.diff_ids],

@@ -13,7 +13,7 @@ class BaseRecord:
 
     `kind` is `debian`, `registry` or `local`; `reference` is what the user or the catalogue names (`bookworm`,
     `python:3.11-slim@sha256:...`, `my-image:tag`); `digest` pins it: of the root file system's tar for debian, the
-    manifest digest for registry, the image ID for local. `packages` lists `name=version` of the Debian packages where
+    manifest digest for registry, the config's for local. `packages` lists `name=version` of the Debian packages where
     reprobox chose them, of the Python distributions where the base holds the environment, else nothing. `debs` lists
     `file=sha256` of the files that the Debian packages came in, as Debian's archive names them.
     """

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from reprobox.manifest.store import read_manifest
 from reprobox.runtime import protocol
 from reprobox.trajectory.model import Trajectory
 from reprobox.trajectory.reader import read_streams
@@ -96,6 +97,20 @@ def environment_images() -> set[str]:
         return set()
     command = ["docker", "images", "--quiet", "--no-trunc", "reprobox/*"]
     return set(subprocess.run(command, check=False, capture_output=True, text=True).stdout.split())
+
+
+def image_ids(manifest: str) -> tuple[str, str]:
+    """Return the IDs that Docker's classic store and its containerd store give the image of a run."""
+    image = read_manifest(Path(manifest)).image
+    assert image is not None
+    return image.config_digest, image.manifest_digest
+
+
+def remove_image(manifest: str) -> None:
+    """Take the image of a run out of the Docker engine, under all of its names."""
+    for image_id in image_ids(manifest):
+        subprocess.run(["docker", "rmi", "--force", image_id], check=False, capture_output=True)
+        assert subprocess.run(["docker", "image", "inspect", image_id], check=False, capture_output=True).returncode
 
 
 @pytest.fixture

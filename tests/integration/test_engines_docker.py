@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,18 @@ def api() -> Iterator[Any]:
     client.close()
 
 
-@pytest.fixture(scope="module")
-def image(api: Any) -> Iterator[str]:
+def import_into(api: Any) -> str:
+    """Make the tiny image in the engine behind `api`; return that engine's ID of it."""
     imported = json.loads(api.import_image_from_data(tiny_image()).splitlines()[-1])["status"]
     # Podman names no image that it imports.
     api.tag(imported, NAME, "1")
-    identity = api.inspect_image(f"{NAME}:1")["Id"]
+    identity: str = api.inspect_image(f"{NAME}:1")["Id"]
+    return identity
+
+
+@pytest.fixture(scope="module")
+def image(api: Any) -> Iterator[str]:
+    identity = import_into(api)
     yield identity
     api.remove_image(identity, force=True)
 
@@ -398,18 +405,13 @@ def answering(seconds: float) -> DockerEngine:
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="starting a second Docker daemon needs root")
 
 
-def load_into(second: DockerEngine, engine: DockerEngine, image: str) -> None:
-    with engine.export_image(image) as file:
-        second.load_image(iter(lambda: file.read(65536), b""))
-
-
 @needs_root
 @pytest.mark.parametrize("second_daemon", [("--init-path=/not/there",)], indirect=True)
 def test_an_engine_without_an_init_program_runs_programs_all_the_same(
-    engine: DockerEngine, plan: Plan, second_daemon: tuple[DockerEngine, int]
+    plan: Plan, second_daemon: tuple[DockerEngine, int]
 ) -> None:
     second, _ = second_daemon
-    load_into(second, engine, plan.environment)
+    plan = replace(plan, environment=import_into(second._connection.api))
     assert shell(second, plan, "echo up; exit 3")[:2] == (3, "up\n")
     with second.start(replaced(plan, "pythn", "train.py")) as execution:
         assert execution.pump(lambda _stream, _data: None, lambda: None) == 127
@@ -423,10 +425,10 @@ def test_an_engine_without_an_init_program_runs_programs_all_the_same(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_engine_that_dies_under_the_program_is_an_error_that_says_so(
-    engine: DockerEngine, plan: Plan, second_daemon: tuple[DockerEngine, int], number: int
+    plan: Plan, second_daemon: tuple[DockerEngine, int], number: int
 ) -> None:
     second, process = second_daemon
-    load_into(second, engine, plan.environment)
+    plan = replace(plan, environment=import_into(second._connection.api))
     with (
         pytest.raises(EngineError, match="the Docker engine died while the program ran") as caught,
         second.start(replaced(plan, "sh", "-c", "echo up; sleep 300")) as execution,
@@ -434,5 +436,5 @@ def test_an_engine_that_dies_under_the_program_is_an_error_that_says_so(
         execution.pump(lambda _stream, _data: os.kill(process, number), lambda: None)
     assert caught.value.hint is not None
     assert plan.work.stat().st_uid == 0
-    del caught
+    del caught, execution
     gc.collect()

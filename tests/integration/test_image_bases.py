@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +16,7 @@ from reprobox.image.aptsources import SNAPSHOT_VARIABLE, debian_sources
 from reprobox.image.bases import Wishes, resolve_base
 from reprobox.manifest.store import read_manifest
 from reprobox.progress import Observer
-from tests.integration.conftest import Reprobox
+from tests.integration.conftest import Reprobox, remove_image
 
 pytestmark = [
     pytest.mark.docker,
@@ -107,4 +106,4 @@ def test_a_run_with_another_python_and_debian_packages_of_the_users_own(reprobox
     assert any(name.startswith("jq_") for name in base.debs)
     replayed = reprobox("replay", "--json", str(folder / "manifest.yaml"), folder=tmp_path)
     assert replayed.data["verdict"] == "EXACT"
-    subprocess.run(["docker", "rmi", "-f", manifest.image.config_digest], capture_output=True, check=False)
+    remove_image(str(folder / "manifest.yaml"))

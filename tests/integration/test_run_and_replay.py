@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Reprobox
+from tests.integration.conftest import Reprobox, remove_image
 
 pytestmark = pytest.mark.network
 
@@ -76,8 +75,8 @@ def test_a_manifest_alone_brings_back_the_same_image_from_an_empty_cache(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copyfile(report["manifest"], elsewhere / "manifest.yaml")
+    remove_image(report["manifest"])
     shutil.rmtree(project)
-    subprocess.run(["docker", "rmi", "--force", report["image"]], check=True, capture_output=True)
     cache = {"REPROBOX_CACHE": str(tmp_path / "empty-cache")}
     replay = reprobox("replay", "manifest.yaml", "--json", folder=elsewhere, env=cache).data
     assert replay["verdict"] == "EXACT"

@@ -118,6 +118,9 @@ class FakeStore:
         self.images: dict[str, StoredImage] = {}
         self.names: dict[str, str] = {}
         self.chains: set[tuple[str, ...]] = set()
+        self.blobs: set[str] = set()
+        self.known: bool | None = True
+        self.asked: list[str] = []
         self.exports: dict[str, bytes] = {}
         self.registry: dict[str, StoredImage] = {}
         self.answers: dict[str, str] = {}
@@ -152,11 +155,13 @@ class FakeStore:
         diff_ids = tuple(document["rootfs"]["diff_ids"])
         assert len(entry["Layers"]) == len(diff_ids) == len(document["history"])
         for depth, (path, diff_id) in enumerate(zip(entry["Layers"], diff_ids, strict=True), start=1):
-            if diff_ids[:depth] in self.chains and self.classic:
+            known = diff_ids[:depth] in self.chains if self.classic else diff_id in self.blobs
+            if known and not self.partial_loads_fail:
                 continue
-            if path not in files or (self.partial_loads_fail and "index.json" not in files):
+            if path not in files:
                 raise ImageError(f"open {path}: no such file or directory")
             assert "sha256:" + hashlib.sha256(files[path]).hexdigest() == diff_id
+            self.blobs.add(diff_id)
         image_id = "sha256:" + hashlib.sha256(config).hexdigest()
         if not self.classic:
             image_id = json.loads(files["index.json"])["manifests"][0]["digest"]
@@ -171,7 +176,11 @@ class FakeStore:
         self.keep(stored)
 
     def shares_layers(self) -> bool:
-        return self.classic
+        return True
+
+    def registry_knows(self, reference: str) -> bool | None:
+        self.asked.append(reference)
+        return self.known
 
     @contextlib.contextmanager
     def export_image(self, reference: str) -> Iterator[BinaryIO]:

@@ -86,6 +86,40 @@ def test_a_refusal_instead_of_events_is_an_error() -> None:
         images({"message": "write /layer.tar: no space left on device"}).load_image([b"x"])
 
 
+def test_an_image_that_could_not_be_unpacked_is_not_loaded() -> None:
+    said = 'Error unpacking image sha256:1: apply layer error for "x": failed to extract layer sha256:2: no space left'
+    with pytest.raises(ImageError, match="no space left"):
+        images({"stream": "Loaded image ID: sha256:1\n"}, {"stream": said + "\n"}).load_image([b"x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        (None, True),
+        ("manifest unknown: manifest unknown", False),
+        ("errors:\ndenied: requested access to the resource is denied\nunauthorized: authentication required", False),
+        ('Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host', None),
+        ("something new", None),
+    ],
+)
+def test_the_containerd_stores_names_are_a_registrys_only_if_one_knows_them(
+    words: str | None, known: bool | None
+) -> None:
+    class Asked(MadeUpApi):
+        def inspect_distribution(self, reference: str) -> dict[str, Any]:
+            assert reference == "mine@sha256:1"
+            if words is not None:
+                raise DockerRefusedError("asking", status=404, words=words)
+            return {}
+
+    class Containerd(MadeUpCalls):
+        def facts(self) -> Mapping[str, Any]:
+            return {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+
+    assert DockerImages(Containerd(Asked([]))).registry_knows("mine@sha256:1") is known
+    assert images().registry_knows("mine@sha256:1") is True, "the classic store gives such names to nothing else"
+
+
 def test_an_error_of_the_archive_is_not_taken_for_one_of_the_connection() -> None:
     def archive() -> Iterator[bytes]:
         yield b"x"

@@ -275,12 +275,10 @@ def test_container_names_are_allowed_and_never_the_same() -> None:
     ("info", "finds"),
     [
         ({"Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "extfs"]]}, True),
-        ({"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}, False),
+        ({"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}, True),
         ({"Driver": "overlay", "BuildahVersion": "1.28.2"}, False),
         ({"Driver": "vfs", "DriverStatus": None}, True),
     ],
 )
-def test_only_dockers_classic_store_gets_archives_without_the_layers_it_has(
-    info: dict[str, object], finds: bool
-) -> None:
+def test_docker_and_not_podman_gets_archives_without_the_layers_it_has(info: dict[str, object], finds: bool) -> None:
     assert finds_layers(info) is finds

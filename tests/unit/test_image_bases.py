@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,24 @@ def test_an_image_built_here_cannot_pass_for_a_registrys(tmp_path: Path) -> None
     assert "local:mine:1" in (caught.value.hint or "")
 
 
+def test_a_name_that_no_registry_knows_is_asked_of_the_registry_again(tmp_path: Path) -> None:
+    store = FakeStore()
+    image = offered(store)
+    store.keep(image, SLIM)
+    store.known = False
+    with pytest.raises(ImageError, match="cannot pull"):
+        resolved(SLIM, store, tmp_path)
+    store.known, listener = None, Listener()
+    base = resolve_base(SLIM, store, cache=tmp_path, observer=listener)
+    assert base.record.digest == DIGEST, "believed where no registry answers"
+    assert "no registry answered" in listener.warnings[0] and f"local:{SLIM}" in listener.warnings[0]
+    store.known = True
+    assert resolved(SLIM, store, tmp_path).record.digest == DIGEST
+    store.known, store.asked = None, []
+    assert resolved(SLIM, store, tmp_path).record.digest == DIGEST
+    assert store.asked == [], "a registry that knew it is not asked again"
+
+
 def test_auto_takes_the_slim_python_where_a_registry_answers(tmp_path: Path) -> None:
     store = FakeStore()
     store.registry[SLIM] = offered(store)
@@ -248,6 +267,30 @@ def test_a_local_image_is_found_by_its_id_even_if_the_name_moved_on(tmp_path: Pa
     assert record == BaseRecord(kind="local", reference="mine:1", digest=image.id)
     store.names.clear()
     assert resolved("auto", store, tmp_path, record).record == record
+
+
+def test_a_base_whose_layers_the_engine_left_out_of_the_pull_is_told_from_one_for_another_system(
+    tmp_path: Path,
+) -> None:
+    store = FakeStore()
+    store.registry[SLIM] = replace(offered(store), os="", architecture="", diff_ids=())
+    with pytest.raises(ImageError, match="without its layers") as caught:
+        resolved(SLIM, store, tmp_path)
+    assert "docker rmi" in (caught.value.hint or "")
+
+
+def test_a_local_image_is_the_same_base_in_every_kind_of_store(tmp_path: Path) -> None:
+    layer = tar_of({"usr/bin/python3": b""})
+    config = json.dumps({"rootfs": {"diff_ids": [sha256(layer)]}}).encode()
+    found = []
+    for number, image_id in enumerate((sha256(config), "sha256:" + "7" * 64)):
+        store = FakeStore(classic=number == 0)
+        store.exports[image_id] = tar_of({"layer.tar": layer, "config": config, "manifest.json": b"[]"})
+        store.answers[image_id] = json.dumps(PYTHON_ANSWER)
+        store.keep(replace(offered(store), id=image_id, diff_ids=(sha256(layer),), repo_digests=()), "mine:1")
+        found.append(resolved("local:mine:1", store, tmp_path).record)
+        assert resolved("auto", store, tmp_path, found[0]).record == found[0]
+    assert found[0] == found[1] == BaseRecord(kind="local", reference="mine:1", digest=sha256(config))
 
 
 def test_a_local_image_that_is_not_there_is_named(tmp_path: Path) -> None:
