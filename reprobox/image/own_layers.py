@@ -21,7 +21,8 @@ from reprobox.image.wheel import open_wheel
 from reprobox.lock.model import LockedPackage
 from reprobox.progress import Observer
 
-_WORKERS = 4
+# More would only take memory (about 8 MiB each) for the few large wheels that there are.
+_WORKERS = 16
 _REPORT_EVERY = 0.2
 
 
@@ -96,7 +97,7 @@ def _make_groups(
 
         return environment.make_group(cache, groups[number], damaged=damaged, progress=unpacked)
 
-    with ThreadPoolExecutor(max_workers=min(_WORKERS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(os.sched_getaffinity(0)))) as pool:
         futures: list[Future[Layer]] = [pool.submit(make, number) for number in range(len(groups))]
         try:
             pending: set[Future[Layer]] = set(futures)
