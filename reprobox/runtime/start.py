@@ -31,6 +31,7 @@ def start() -> None:
             pass
     recorder = Recorder(folder, root, config.get("digest_every", protocol.DEFAULT_DIGEST_EVERY))
     _started.append(recorder)
+    _finish_before_exit(recorder)
 
     def guarded(function: Callable[..., None], *arguments: Any) -> Callable[[Any], None]:
         def callback(module: Any) -> None:
@@ -54,6 +55,20 @@ def start() -> None:
     unseeded.install(streams, audit)
     audit.install()
     current.run = current.Run(seed, config["deterministic"], recorder, streams)
+
+
+def _finish_before_exit(recorder: Recorder) -> None:
+    """Have the record finished also where a program that is done ends by `os._exit(0)`, which runs no atexit handlers.
+
+    Not with another status: a program that gives up because a device hangs must not wait for that device.
+    """
+
+    def ended(status: int) -> None:
+        if status == 0:
+            recorder.finish()
+
+    os._exit = hooks.preceded(os._exit, ended)
+    os._exit.__module__ = "os"  # where pickle finds it
 
 
 def _attach(torch: Any, recorder: Recorder) -> None:

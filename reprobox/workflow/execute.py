@@ -193,6 +193,13 @@ def _gather(job: Job, result: Result) -> None:
     record = job.paths.record
     result.trajectories = read_streams(record)
     result.warnings.extend(stream.damage for stream in result.trajectories if stream.damage)
+    if result.status == "completed":
+        result.warnings.extend(
+            f"process {number} ended without notice (os._exit, exec or a signal): its record breaks off "
+            f"at loss {len(stream.losses)}"
+            for number, stream in enumerate(result.trajectories)
+            if not stream.complete and not stream.damage
+        )
     facts = sorted(record.glob(f"{protocol.FACTS_PREFIX}*{protocol.FACTS_SUFFIX}"))
     for path in facts:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -97,6 +97,12 @@ def test_whatever_ends_a_program_its_losses_are_kept(ending: int | BaseException
     assert engine.left
 
 
+def test_a_record_that_breaks_off_though_the_program_completed_is_said(tmp_path: Path) -> None:
+    result, _ = run(ScriptedEngine(0, STREAM), tmp_path)
+    assert result.status == "completed"
+    assert [text for text in result.warnings if text.startswith("process 0 ended without notice")]
+
+
 def test_an_engine_that_died_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
     died, _ = run(ScriptedEngine(EngineError("the Docker engine stopped")), tmp_path)
     assert isinstance(died.failure, EngineError)
