@@ -141,6 +141,7 @@ class Audit:
     def _hook_random(self, module: Any) -> None:
         module._urandom = os.urandom  # bound by name if `random` was imported before us
         module.seed = self._seeding(module.seed, "random.seed()")
+        module.seed.__qualname__ = "seed"  # a method no longer: pickle looks for it by this name
 
     def _hook_uuid(self, module: Any) -> None:
         def note(*args: Any, **kwargs: Any) -> None:
@@ -165,11 +166,13 @@ class Audit:
         legacy.operator = own
 
     def _hook_torch(self, module: Any) -> None:
-        for owner in (module, module.random):
-            owner.manual_seed = self._seeding(owner.manual_seed, None)
-            owner.seed = self._fresh(owner.seed, "torch.seed()")
+        # Under both of their names, so that pickle finds the same function where it looks for it.
+        module.manual_seed = module.random.manual_seed = self._seeding(module.manual_seed, None)
+        module.seed = module.random.seed = self._fresh(module.seed, "torch.seed()")
         for name in ("seed", "seed_all"):
-            setattr(module.cuda, name, self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name))
+            hooked = self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name)
+            for owner in (module.cuda, module.cuda.random):
+                setattr(owner, name, hooked)
 
     def _seeding(self, original: Any, fresh: str | None) -> Any:
         """Wrap a function that seeds a generator which everyone draws from: note a seed that is the time, `fresh` where
