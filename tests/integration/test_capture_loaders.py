@@ -169,6 +169,34 @@ def test_scenario_7_the_mode_that_was_recorded_is_in_force_again(training: Train
         assert flags["fill_uninitialized_memory"] is (not deterministic)
 
 
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_scenario_7_a_configuration_that_a_session_saved_is_in_force_in_the_next(
+    training: Training, tmp_path: Path, ending: str
+) -> None:
+    file = tmp_path / f"config.{ending}"
+    head = "from reprobox.runtime import TrainingConfig\n"
+    training.run(f"{head}TrainingConfig(seed=7, deterministic=True).save({str(file)!r})", deterministic=False)
+    assert training.facts[0]["determinism"]["use_deterministic_algorithms"] is False
+    code = f"""
+TrainingConfig.load({str(file)!r})
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(3):
+    loss = loss_of(torch.nn.Sequential(torch.nn.Dropout(0.5), model))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+    sessions = []
+    for _ in range(2):
+        training.run(head + code, deterministic=False)
+        assert training.facts[0]["determinism"]["use_deterministic_algorithms"] is True
+        assert training.facts[0]["determinism"]["cudnn_benchmark"] is False
+        sessions.append((training.bits, training.streams[0].weights))
+    assert len(sessions[0][0]) == 3
+    assert sessions[0] == sessions[1]
+
+
 def test_augmentation_does_not_repeat_from_epoch_to_epoch_nor_between_loaders(training: Training) -> None:
     code = """
     first, second = (DataLoader(Draws(4), num_workers=2, collate_fn=plain) for _ in range(2))
