@@ -51,7 +51,11 @@ def _watch(spec: ModuleSpec) -> None:
     def exec_module(module: ModuleType) -> None:
         # The loader's own method comes back first, so that a reload or a copied loader never calls us twice.
         del loader.exec_module
-        execute(module)
+        try:
+            execute(module)
+        except BaseException as error:
+            without_own_frame(error)
+            raise
         for callback in _waiting.pop(spec.name, ()):
             callback(module)
 

@@ -296,6 +296,18 @@ for batch in DataLoader(Broken(), num_workers=COUNT):
         assert "reprobox/runtime" not in done.stderr
 
 
+def test_a_worker_function_of_the_users_that_fails_shows_no_frame_of_ours(training: Training) -> None:
+    code = """
+from torch.utils.data import DataLoader
+def broken(worker):
+    raise ValueError("no such file")
+next(iter(DataLoader(range(2), num_workers=1, worker_init_fn=broken)))
+"""
+    done = training.run(code, code_ends=1)
+    assert "no such file" in done.stderr
+    assert "reprobox/runtime" not in done.stderr
+
+
 def test_iterable_data_sets_are_seeded_too(training: Training) -> None:
     rows = drawn(training, "    show('a', DataLoader(Endless(), num_workers=2, batch_size=2, collate_fn=plain))")["a"]
     assert workers(rows) == {0: 42, 1: 43}
