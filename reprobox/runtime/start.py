@@ -10,6 +10,12 @@ from . import current, determinism, entropy, epochs, hooks, loaders, protocol, s
 from .recorder import Recorder
 
 _ROOT_VARIABLE = "REPROBOX_ROOT"
+# Where a program imports one of these first, torch is imported, and hooked, in the middle of it.
+_IMPORT_TORCH = (
+    "accelerate.accelerator",
+    "lightning.pytorch.loops.optimization.automatic",
+    "pytorch_lightning.loops.optimization.automatic",
+)
 _started: list[Recorder] = []
 
 
@@ -49,6 +55,8 @@ def start() -> None:
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
+    for name in _IMPORT_TORCH:
+        hooks.expect(name)
     # After the seeding above, so that the audit does not see it.
     audit = entropy.Audit(folder, seed)
     streams = unseeded.Streams(seed)
