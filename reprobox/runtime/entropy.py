@@ -123,6 +123,7 @@ class Audit:
         hooks.after_import("uuid", self.guarded(self._hook_uuid))
         hooks.after_import("numpy.random", self.guarded(self._hook_numpy))
         hooks.after_import("torch", self.guarded(self._hook_torch))
+        hooks.after_import("torch.utils.data.dataloader", self.guarded(self._hook_loaders))
         if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
             self.findings.note("entropy", "order of sets (PYTHONHASHSEED was taken away)", "environment")
 
@@ -173,6 +174,16 @@ class Audit:
             hooked = self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name)
             for owner in (module.cuda, module.cuda.random):
                 setattr(owner, name, hooked)
+
+    def _hook_loaders(self, module: Any) -> None:
+        def note(loader: Any, *args: Any, **kwargs: Any) -> None:
+            workers = kwargs.get("num_workers", args[5] if len(args) > 5 else 0)
+            found = callers.nearest((OWN, TORCH, STDLIB), callers.calling_frame(2))
+            if kwargs.get("in_order") is False and workers > 1 and found is not None:
+                what = "the order in which workers finish their batches (in_order=False)"
+                self.findings.note("entropy", what, callers.place_of(found))
+
+        module.DataLoader.__init__ = hooks.preceded(module.DataLoader.__init__, note)
 
     def _seeding(self, original: Any, fresh: str | None) -> Any:
         """Wrap a function that seeds a generator which everyone draws from: note a seed that is the time, `fresh` where

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.workflow.entropy import read_findings
 from tests.integration.conftest import Training
 
 pytestmark = pytest.mark.network
@@ -294,6 +295,21 @@ for batch in DataLoader(Broken(), num_workers=COUNT):
         done = training.run(code.replace("COUNT", str(count)), code_ends=1, loader_seeding="batch")
         assert "no such sample" in done.stderr
         assert "reprobox/runtime" not in done.stderr
+
+
+def test_batches_that_come_as_workers_finish_are_noted_by_the_audit(training: Training) -> None:
+    training.run(
+        """
+from torch.utils.data import DataLoader
+DataLoader(range(4), num_workers=2)
+DataLoader(range(4), num_workers=1, in_order=False)
+DataLoader(range(4), num_workers=2, in_order=False)
+"""
+    )
+    (record,) = training.folder.glob("*/record")
+    line = 1 + training.HEAD.count("\n") + 4
+    what = "the order in which workers finish their batches (in_order=False)"
+    assert read_findings(record)["entropy"] == [{"what": what, "where": f"train.py:{line}", "count": 1}]
 
 
 def test_a_worker_function_of_the_users_that_fails_shows_no_frame_of_ours(training: Training) -> None:
