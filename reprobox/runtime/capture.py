@@ -54,7 +54,7 @@ class Capture:
         torch = self._torch
         self._recorder.attach(torch)
         self._wrap_backward(torch.autograd)
-        self._wrap(torch.autograd, "grad", compiled=self._noticed_losses, before=self._grad)
+        self._wrap(torch.autograd, "grad", compiled=self._noticed_losses, before=self._grad, generators=True)
         # By its module's name: `torch.optim` deletes its attribute `optimizer` once it is loaded.
         sys.modules["torch.optim.optimizer"].register_optimizer_step_post_hook(self._step_hook())
         for name, attach in (
@@ -202,10 +202,12 @@ class Capture:
         compiled: Callable[[], bool] | None = None,
         before: Callable[..., None] | None = None,
         after: Callable[..., None] | None = None,
+        generators: bool = False,
     ) -> None:
         """Call `before(*args, **kwargs)` before the function `name` of a module or class, `after(result, *args)` after.
 
-        Both are left out while the compiler traces; `compiled` is then called once, at the time of tracing.
+        Both are left out while the compiler traces; `compiled` is then called once, at the time of tracing. With
+        `generators` arguments that can be gone through only once, such as `model.parameters()`, become tuples first.
         """
         original, tracing, tracing_code = getattr(owner, name), self._tracing, self._tracing_code
 
@@ -216,6 +218,9 @@ class Capture:
                     compiled()
                 return original(*args, **kwargs)
             try:
+                if generators:
+                    args = tuple([tuple(one) if hasattr(one, "__next__") else one for one in args])
+                    kwargs = {key: tuple(one) if hasattr(one, "__next__") else one for key, one in kwargs.items()}
                 if before is not None:
                     self._guarded(before, *args, **kwargs)
                 result = original(*args, **kwargs)

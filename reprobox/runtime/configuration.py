@@ -98,13 +98,17 @@ class TrainingConfig:
         os.replace(temporary, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TrainingConfig:
-        """Read a file that `save` wrote. Nothing is seeded before `apply()`. Raises ValueError, naming the file."""
+    def load(cls, path: str | os.PathLike[str], *, apply: bool = True) -> TrainingConfig:
+        """Read a file that `save` wrote and apply it, so that the session goes on in the mode of the one that saved it.
+
+        With `apply=False` nothing is seeded or switched. Raises ValueError, naming the file; then nothing is either.
+        """
         text = Path(path).read_text(encoding="utf-8")
         try:
-            return cls.from_json(text) if _is_json(path) else cls.from_yaml(text)
+            config = cls.from_json(text) if _is_json(path) else cls.from_yaml(text)
         except (TypeError, ValueError) as error:
             raise ValueError("%s: %s" % (os.fspath(path), error)) from error
+        return config.apply() if apply else config
 
 
 def _is_json(path: str | os.PathLike[str]) -> bool:

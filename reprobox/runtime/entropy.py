@@ -123,6 +123,7 @@ class Audit:
         hooks.after_import("uuid", self.guarded(self._hook_uuid))
         hooks.after_import("numpy.random", self.guarded(self._hook_numpy))
         hooks.after_import("torch", self.guarded(self._hook_torch))
+        hooks.after_import("torch.utils.data.dataloader", self.guarded(self._hook_loaders))
         if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
             self.findings.note("entropy", "order of sets (PYTHONHASHSEED was taken away)", "environment")
 
@@ -141,6 +142,7 @@ class Audit:
     def _hook_random(self, module: Any) -> None:
         module._urandom = os.urandom  # bound by name if `random` was imported before us
         module.seed = self._seeding(module.seed, "random.seed()")
+        module.seed.__qualname__ = "seed"  # a method no longer: pickle looks for it by this name
 
     def _hook_uuid(self, module: Any) -> None:
         def note(*args: Any, **kwargs: Any) -> None:
@@ -165,11 +167,23 @@ class Audit:
         legacy.operator = own
 
     def _hook_torch(self, module: Any) -> None:
-        for owner in (module, module.random):
-            owner.manual_seed = self._seeding(owner.manual_seed, None)
-            owner.seed = self._fresh(owner.seed, "torch.seed()")
+        # Under both of their names, so that pickle finds the same function where it looks for it.
+        module.manual_seed = module.random.manual_seed = self._seeding(module.manual_seed, None)
+        module.seed = module.random.seed = self._fresh(module.seed, "torch.seed()")
         for name in ("seed", "seed_all"):
-            setattr(module.cuda, name, self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name))
+            hooked = self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name)
+            for owner in (module.cuda, module.cuda.random):
+                setattr(owner, name, hooked)
+
+    def _hook_loaders(self, module: Any) -> None:
+        def note(loader: Any, *args: Any, **kwargs: Any) -> None:
+            workers = kwargs.get("num_workers", args[5] if len(args) > 5 else 0)
+            found = callers.nearest((OWN, TORCH, STDLIB), callers.calling_frame(2))
+            if kwargs.get("in_order") is False and workers > 1 and found is not None:
+                what = "the order in which workers finish their batches (in_order=False)"
+                self.findings.note("entropy", what, callers.place_of(found))
+
+        module.DataLoader.__init__ = hooks.preceded(module.DataLoader.__init__, note)
 
     def _seeding(self, original: Any, fresh: str | None) -> Any:
         """Wrap a function that seeds a generator which everyone draws from: note a seed that is the time, `fresh` where

@@ -18,10 +18,17 @@ def after_import(name: str, callback: Callable[[Any], None]) -> None:
     Several callbacks for one module run in the order in which they were registered. The callback handles its own
     failures: what it raises would reach the user's `import` statement.
     """
-    if name in sys.modules:
-        callback(sys.modules[name])
+    module = sys.modules.get(name)
+    if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
+        callback(module)
         return
-    _waiting.setdefault(name, []).append(callback)
+    expect(name)
+    _waiting[name].append(callback)
+
+
+def expect(name: str) -> None:
+    """Watch module `name` being imported, so that `after_import` can still be called while it is executed."""
+    _waiting.setdefault(name, [])
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
@@ -51,7 +58,11 @@ def _watch(spec: ModuleSpec) -> None:
     def exec_module(module: ModuleType) -> None:
         # The loader's own method comes back first, so that a reload or a copied loader never calls us twice.
         del loader.exec_module
-        execute(module)
+        try:
+            execute(module)
+        except BaseException as error:
+            without_own_frame(error)
+            raise
         for callback in _waiting.pop(spec.name, ()):
             callback(module)
 

@@ -37,7 +37,11 @@ class SeedsWorkers:
         if self.by_batch:
             batch_seeds.give_to_worker(self._batch_seeds())
         if self.user is not None:
-            self.user(worker_id)
+            try:
+                self.user(worker_id)
+            except BaseException as error:
+                hooks.without_own_frame(error)
+                raise
 
     def begun(self, iterator: Any) -> None:
         """Take note, in the main process, that the loader's iterator for this epoch is there."""

@@ -70,6 +70,7 @@ class Recorder:
     def _forget_parent(self) -> None:
         """In a forked child: what the parent has recorded is the parent's; the child starts a stream of its own."""
         self._root = False
+        self._warnings = []
         self._reset(Stream(self._folder, self._stream))
 
     def warn(self, text: str) -> None:
@@ -124,8 +125,10 @@ class Recorder:
             return
         if self.losses == 0:
             self._training_begins()
-        if value.numel() != 1:
-            value = value.detach().double().sum()  # backward(gradient=...): one number stands for the whole tensor
+        if value.numel() != 1 or value.is_complex():
+            # backward(gradient=...): one number stands for the whole tensor
+            value = value.detach()
+            value = (self._torch.view_as_real(value) if value.is_complex() else value).double().sum()
         dtype = self._dtypes.get(value.dtype)
         if dtype is None:
             raise TypeError("a loss of dtype %s" % value.dtype)

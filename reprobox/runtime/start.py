@@ -10,6 +10,12 @@ from . import current, determinism, entropy, epochs, hooks, loaders, protocol, s
 from .recorder import Recorder
 
 _ROOT_VARIABLE = "REPROBOX_ROOT"
+# Where a program imports one of these first, torch is imported, and hooked, in the middle of it.
+_IMPORT_TORCH = (
+    "accelerate.accelerator",
+    "lightning.pytorch.loops.optimization.automatic",
+    "pytorch_lightning.loops.optimization.automatic",
+)
 _started: list[Recorder] = []
 
 
@@ -31,6 +37,7 @@ def start() -> None:
             pass
     recorder = Recorder(folder, root, config.get("digest_every", protocol.DEFAULT_DIGEST_EVERY))
     _started.append(recorder)
+    _finish_before_exit(recorder)
 
     def guarded(function: Callable[..., None], *arguments: Any) -> Callable[[Any], None]:
         def callback(module: Any) -> None:
@@ -48,12 +55,28 @@ def start() -> None:
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
+    for name in _IMPORT_TORCH:
+        hooks.expect(name)
     # After the seeding above, so that the audit does not see it.
     audit = entropy.Audit(folder, seed)
     streams = unseeded.Streams(seed)
     unseeded.install(streams, audit)
     audit.install()
     current.run = current.Run(seed, config["deterministic"], recorder, streams)
+
+
+def _finish_before_exit(recorder: Recorder) -> None:
+    """Have the record finished also where a program that is done ends by `os._exit(0)`, which runs no atexit handlers.
+
+    Not with another status: a program that gives up because a device hangs must not wait for that device.
+    """
+
+    def ended(status: int) -> None:
+        if status == 0:
+            recorder.finish()
+
+    os._exit = hooks.preceded(os._exit, ended)
+    os._exit.__module__ = "os"  # where pickle finds it
 
 
 def _attach(torch: Any, recorder: Recorder) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from reprobox.engines.interface import DataMount, Engine, Plan
 from reprobox.errors import EngineError, ReproboxError
 from reprobox.progress import Observer
-from reprobox.runtime import protocol
+from reprobox.runtime import explain, protocol
 from reprobox.runtime.seeding import SCHEME
 from reprobox.spec import RunSpec, parse_size
 from reprobox.trajectory.bits import shown
@@ -25,6 +25,9 @@ from reprobox.workflow.entropy import read_findings, warnings_of
 from reprobox.workflow.paths import RunPaths, storage_error
 
 Watch = Callable[[News], None]
+
+# How much of the end of a program's output is searched for the error that ended it.
+_LOG_TAIL = 1 << 18
 
 
 class StopEarly(Exception):
@@ -193,6 +196,13 @@ def _gather(job: Job, result: Result) -> None:
     record = job.paths.record
     result.trajectories = read_streams(record)
     result.warnings.extend(stream.damage for stream in result.trajectories if stream.damage)
+    if result.status == "completed":
+        result.warnings.extend(
+            f"process {number} ended without notice (os._exit, exec or a signal): its record breaks off "
+            f"at loss {len(stream.losses)}"
+            for number, stream in enumerate(result.trajectories)
+            if not stream.complete and not stream.damage
+        )
     facts = sorted(record.glob(f"{protocol.FACTS_PREFIX}*{protocol.FACTS_SUFFIX}"))
     for path in facts:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -200,6 +210,8 @@ def _gather(job: Job, result: Result) -> None:
         # The first process that trained speaks for the run; without one, the first that ran.
         if not result.facts or (content["determinism"] and not result.facts["determinism"]):
             result.facts = content
+    if result.status == "failed" and job.spec.deterministic and not any(map(explain.is_warning, result.warnings)):
+        _look_for_operator(job, result)
     result.findings = read_findings(record)
     result.warnings.extend(warnings_of(result.findings["entropy"]))
     if not any(record.glob(protocol.STARTED_PREFIX + "*")) and result.failure is None and not result.interrupted:
@@ -210,3 +222,20 @@ def _gather(job: Job, result: Result) -> None:
         result.warnings.append("the program never called backward(): no losses; a replay compares outputs only")
     if isinstance(result.failure, EngineError):
         result.warnings.append(result.failure.message)
+
+
+def _look_for_operator(job: Job, result: Result) -> None:
+    """Explain an operator without a deterministic form whose error the program caught, printed and ended by."""
+    if not job.paths.log.exists():
+        return
+    with job.paths.log.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
+        named = explain.named_in(log.read().decode(errors="replace"))
+    if named is not None:
+        operator, file, line = named
+        work = str(job.paths.work.absolute()) + os.sep
+        where = "unknown place" if file is None else f"{file.removeprefix(work)}:{line}"
+        result.warnings.append(
+            f"{explain.warning(operator, where)}; replace it, call torch.use_deterministic_algorithms(True, "
+            "warn_only=True) in the program, or run without --deterministic"
+        )

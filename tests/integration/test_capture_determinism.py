@@ -74,6 +74,41 @@ mine(torch.zeros(4))
     assert training.warnings == [f"put_ has no deterministic implementation: train.py:{line}"]
 
 
+FORBIDDEN = """
+def mine(values):
+    return values.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [
+        ("try:\n    mine(torch.zeros(4))\nexcept RuntimeError as error:\n    raise ValueError('no') from error\n", 1),
+        ("import threading\nthread = threading.Thread(target=mine, args=[torch.zeros(4)])\nthread.start()\n", 0),
+        (
+            "class Data:\n    def __len__(self): return 2\n    def __getitem__(self, i): return mine(torch.zeros(4))\n"
+            "next(iter(torch.utils.data.DataLoader(Data(), num_workers=1)))\n",
+            1,
+        ),
+        (
+            "from IPython.core.interactiveshell import InteractiveShell\n"
+            "InteractiveShell.instance().run_cell('mine(torch.zeros(4))')\n",
+            0,
+        ),
+    ],
+    ids=["cause of another error", "thread", "worker", "notebook"],
+)
+def test_such_an_operator_is_named_in_whatever_clothes_its_error_comes(
+    training: Training, code: str, ends: int
+) -> None:
+    if "InteractiveShell" in code:
+        code = code.replace("instance()", "instance(user_ns={'mine': mine, 'torch': torch})")
+    done = training.run(FORBIDDEN + code, code_ends=ends)
+    place = f"train.py:{1 + training.HEAD.count(chr(10)) + 2}"
+    assert f"{place}   return values.put_(" in done.stderr.partition("\nreprobox: ")[2]
+    assert training.warnings == [f"put_ has no deterministic implementation: {place}"]
+
+
 def test_other_errors_are_left_to_python(training: Training) -> None:
     done = training.run("raise RuntimeError('mine')", code_ends=1)
     assert done.stderr.endswith("RuntimeError: mine\n")

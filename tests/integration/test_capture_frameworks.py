@@ -131,7 +131,12 @@ def test_a_hugging_face_trainer_with_its_own_seed_is_recorded_and_repeats(traini
     assert (training.bits, training.streams[0].digests, training.streams[0].weights) == first
 
 
-def test_accelerate_is_recorded_with_its_division(training: Training) -> None:
+@pytest.mark.parametrize(
+    "launch",
+    [(), ("-c", "import accelerate, runpy; runpy.run_path('train.py', run_name='__main__')")],
+    ids=["torch imported first", "accelerate imported first"],
+)
+def test_accelerate_is_recorded_with_its_division(training: Training, launch: tuple[str, ...]) -> None:
     training.run(
         LINEAR
         + """
@@ -147,7 +152,8 @@ for inputs, wanted in loader:
         seen(loss.detach() / 2)
         optimizer.step()
         optimizer.zero_grad()
-"""
+""",
+        launch=launch,
     )
     (stream,) = training.streams
     assert training.bits == training.seen

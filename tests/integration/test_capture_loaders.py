@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.workflow.entropy import read_findings
 from tests.integration.conftest import Training
 
 pytestmark = pytest.mark.network
@@ -169,6 +170,34 @@ def test_scenario_7_the_mode_that_was_recorded_is_in_force_again(training: Train
         assert flags["fill_uninitialized_memory"] is (not deterministic)
 
 
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_scenario_7_a_configuration_that_a_session_saved_is_in_force_in_the_next(
+    training: Training, tmp_path: Path, ending: str
+) -> None:
+    file = tmp_path / f"config.{ending}"
+    head = "from reprobox.runtime import TrainingConfig\n"
+    training.run(f"{head}TrainingConfig(seed=7, deterministic=True).save({str(file)!r})", deterministic=False)
+    assert training.facts[0]["determinism"]["use_deterministic_algorithms"] is False
+    code = f"""
+TrainingConfig.load({str(file)!r})
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(3):
+    loss = loss_of(torch.nn.Sequential(torch.nn.Dropout(0.5), model))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+    sessions = []
+    for _ in range(2):
+        training.run(head + code, deterministic=False)
+        assert training.facts[0]["determinism"]["use_deterministic_algorithms"] is True
+        assert training.facts[0]["determinism"]["cudnn_benchmark"] is False
+        sessions.append((training.bits, training.streams[0].weights))
+    assert len(sessions[0][0]) == 3
+    assert sessions[0] == sessions[1]
+
+
 def test_augmentation_does_not_repeat_from_epoch_to_epoch_nor_between_loaders(training: Training) -> None:
     code = """
     first, second = (DataLoader(Draws(4), num_workers=2, collate_fn=plain) for _ in range(2))
@@ -266,6 +295,33 @@ for batch in DataLoader(Broken(), num_workers=COUNT):
         done = training.run(code.replace("COUNT", str(count)), code_ends=1, loader_seeding="batch")
         assert "no such sample" in done.stderr
         assert "reprobox/runtime" not in done.stderr
+
+
+def test_batches_that_come_as_workers_finish_are_noted_by_the_audit(training: Training) -> None:
+    training.run(
+        """
+from torch.utils.data import DataLoader
+DataLoader(range(4), num_workers=2)
+DataLoader(range(4), num_workers=1, in_order=False)
+DataLoader(range(4), num_workers=2, in_order=False)
+"""
+    )
+    (record,) = training.folder.glob("*/record")
+    line = 1 + training.HEAD.count("\n") + 4
+    what = "the order in which workers finish their batches (in_order=False)"
+    assert read_findings(record)["entropy"] == [{"what": what, "where": f"train.py:{line}", "count": 1}]
+
+
+def test_a_worker_function_of_the_users_that_fails_shows_no_frame_of_ours(training: Training) -> None:
+    code = """
+from torch.utils.data import DataLoader
+def broken(worker):
+    raise ValueError("no such file")
+next(iter(DataLoader(range(2), num_workers=1, worker_init_fn=broken)))
+"""
+    done = training.run(code, code_ends=1)
+    assert "no such file" in done.stderr
+    assert "reprobox/runtime" not in done.stderr
 
 
 def test_iterable_data_sets_are_seeded_too(training: Training) -> None:

@@ -5,6 +5,8 @@ Each program prints the bits of the losses that it saw itself; the record must h
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from tests.integration.conftest import Training
@@ -245,13 +247,14 @@ for reentrant in (True, False):
     assert training.bits == training.seen
 
 
-def test_autograd_grad_is_recorded_when_it_is_the_training(training: Training) -> None:
+@pytest.mark.parametrize("inputs", ["weights", "(weight for weight in weights)", "inputs=iter(weights)"])
+def test_autograd_grad_is_recorded_when_it_is_the_training(training: Training, inputs: str) -> None:
     training.run(
-        """
+        f"""
 weights = [torch.nn.Parameter(torch.randn(1, 4)), torch.nn.Parameter(torch.zeros(1))]
 for _ in range(3):
     loss = ((features @ weights[0].T + weights[1] - targets) ** 2).mean()
-    gradients = torch.autograd.grad(loss, weights)
+    gradients = torch.autograd.grad(loss, {inputs})
     seen(loss)
     with torch.no_grad():
         for weight, gradient in zip(weights, gradients):
@@ -261,6 +264,21 @@ for _ in range(3):
     (stream,) = training.streams
     assert training.bits == training.seen
     assert {loss.event for loss in stream.losses} == {"grad"}
+
+
+def test_a_complex_root_is_recorded_as_the_sum_of_its_parts_and_says_nothing(training: Training) -> None:
+    done = training.run(
+        """
+weight = torch.tensor([1 + 2j, 3 - 1j], requires_grad=True)
+for root in (weight * 2, (weight * 2).sum()):
+    root.backward(gradient=torch.ones_like(root))
+loss_of(torch.nn.Linear(4, 1)).backward()
+"""
+    )
+    (stream,) = training.streams
+    assert [(loss.dtype, loss.bits) for loss in stream.losses[:2]] == [("float64", struct.pack(">d", 10.0).hex())] * 2
+    assert len(stream.losses) == 3
+    assert (training.warnings, done.stderr) == ([], "")
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,49 @@ if __name__ == "__main__":
     assert all(stream.complete for stream in training.streams)
 
 
+def test_a_program_that_leaves_by_os_exit_has_its_record_finished(training: Training) -> None:
+    training.run(
+        """
+import os, sys
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(30):
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    optimizer.step()
+    seen(loss)
+sys.stdout.flush()
+os._exit(0)
+"""
+    )
+    (stream,) = training.streams
+    assert training.bits == training.seen
+    assert stream.complete
+    assert stream.weights is not None
+    assert len(training.facts) == 1
+
+
+def test_a_forked_child_reports_nothing_of_its_parents(training: Training) -> None:
+    training.run(
+        """
+import os
+import reprobox.runtime.current as current
+model = torch.nn.Linear(4, 1)
+loss_of(model).backward()
+current.run.recorder.warn("said by the parent")
+for leave in (lambda: os._exit(0), lambda: None):
+    child = os.fork()
+    if child == 0:
+        leave()
+        break
+    os.waitpid(child, 0)
+"""
+    )
+    assert training.warnings == ["said by the parent"]
+    assert len(training.streams) == 1
+
+
 def test_loader_workers_write_no_streams_and_no_facts(training: Training) -> None:
     training.run(
         """

@@ -172,14 +172,16 @@ def test_yaml_beyond_that_is_refused_with_its_line(tmp_path: Path, text: str, pr
     assert str(path) in str(caught.value)
 
 
-def test_a_configuration_is_saved_by_its_ending_and_seeds_when_applied(tmp_path: Path) -> None:
+def test_a_configuration_is_saved_by_its_ending_and_applied_when_loaded(tmp_path: Path) -> None:
     config = TrainingConfig(seed=9, notes="déjà vu: #1")
     for name in ("c.json", "c.yaml", "c.yml"):
         config.save(tmp_path / name)
         assert TrainingConfig.load(tmp_path / name) == config
+        assert random.random() == random.Random(9).random()
+    before = random.getstate()
+    assert TrainingConfig.load(tmp_path / "c.json", apply=False) == config
+    assert random.getstate() == before
     assert json.loads((tmp_path / "c.json").read_text())["seed"] == 9
-    assert TrainingConfig.load(tmp_path / "c.json").apply() == config
-    assert random.random() == random.Random(9).random()
     with pytest.raises(ValueError, match="expected a name that ends in"):
         config.save(tmp_path / "c.toml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json", "c.yaml", "c.yml"]

@@ -250,6 +250,8 @@ def test_the_hooks_do_not_show(guest: Guest) -> None:
     assert shutil.rmtree.avoids_symlink_attacks
     assert os.scandir in os.supports_fd and os.listdir in os.supports_fd
     assert copy.deepcopy(os.listdir)(".") == pickle.loads(pickle.dumps(os.listdir))(".") == os.listdir(".")
+    import random
+    assert pickle.loads(pickle.dumps(random.seed)) is random.seed and pickle.loads(pickle.dumps(os._exit)) is os._exit
     assert os.listdir.__name__ == "listdir" and callable(os.urandom) and len(os.urandom(3)) == 3
     try:
         os.listdir("missing")

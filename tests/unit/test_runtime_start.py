@@ -92,6 +92,13 @@ def test_the_users_traceback_is_untouched(guest: Guest) -> None:
     assert "reprobox" not in done.stderr
 
 
+def test_a_watched_module_that_cannot_be_imported_shows_no_frame_of_ours(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise OSError('libsomething.so: cannot open shared object file')\n")
+    done = guest.run("import random", path=str(tmp_path))
+    assert done.stderr.endswith("OSError: libsomething.so: cannot open shared object file\n")
+    assert "reprobox" not in done.stderr
+
+
 def test_a_sitecustomize_of_the_users_own_still_runs(guest: Guest, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()

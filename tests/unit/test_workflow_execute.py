@@ -97,6 +97,32 @@ def test_whatever_ends_a_program_its_losses_are_kept(ending: int | BaseException
     assert engine.left
 
 
+def test_a_record_that_breaks_off_though_the_program_completed_is_said(tmp_path: Path) -> None:
+    result, _ = run(ScriptedEngine(0, STREAM), tmp_path)
+    assert result.status == "completed"
+    assert [text for text in result.warnings if text.startswith("process 0 ended without notice")]
+
+
+def test_an_operator_whose_error_the_program_caught_and_printed_is_explained(tmp_path: Path) -> None:
+    class Printing(ScriptedEngine):
+        def pump(self, output: Callable[[str, bytes], None], tick: Callable[[], None], interval: float = 0.2) -> int:
+            assert self.plan is not None
+            output("stderr", f'  File "{self.plan.work.absolute()}/net/model.py", line 7, in forward\n'.encode())
+            output("stderr", b'  File "/venv/lib/python3.11/site-packages/torch/x.py", line 9, in take\n')
+            output("stderr", b"\x1b[31mRuntimeError\x1b[39m: put_ does not have a deterministic implementation, but")
+            return super().pump(output, tick, interval)
+
+    def warnings(ending: int, deterministic: bool) -> list[str]:
+        spec = RunSpec(name="tiny", command=("python",), deterministic=deterministic, resources=ResourceSpec(cpus=2))
+        paths = create_run(tmp_path / "runs", "tiny")
+        result = execute(Job(spec=spec, paths=paths, engine=Printing(ending), environment="env"), Observer(), None)
+        return [text for text in result.warnings if "deterministic implementation" in text]
+
+    (text,) = warnings(3, True)
+    assert text.startswith("put_ has no deterministic implementation: net/model.py:7; replace it")
+    assert warnings(0, True) == warnings(3, False) == []
+
+
 def test_an_engine_that_died_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
     died, _ = run(ScriptedEngine(EngineError("the Docker engine stopped")), tmp_path)
     assert isinstance(died.failure, EngineError)
