@@ -111,6 +111,12 @@ def find_manifest(path: Path) -> Path:
     return path
 
 
+def refuse_to_replace(path: Path, *, force: bool) -> None:
+    """Raise UsageError when something lies at `path`, unless the user said that it may be replaced."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already", hint="--force replaces it")
+
+
 def storage_error(error: OSError, where: Path) -> StorageError:
     """Put an operating system's refusal to write below `where` into words."""
     place = error.filename or where
