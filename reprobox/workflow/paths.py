@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +97,16 @@ def create_run(parent: Path, name: str) -> RunPaths:
             return paths
     except OSError as error:
         raise storage_error(error, parent) from error
+
+
+@contextlib.contextmanager
+def not_yet_started(paths: RunPaths) -> Iterator[None]:
+    """Fill the folder of a run before its program starts. When that fails nothing was recorded, and the folder goes."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(paths.root, ignore_errors=True)
+        raise
 
 
 def find_manifest(path: Path) -> Path:

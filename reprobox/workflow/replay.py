@@ -38,7 +38,7 @@ from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, ImageSource, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
 from reprobox.workflow.inputs import recorded_code, recorded_data
-from reprobox.workflow.paths import RunPaths, create_run, storage_error
+from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
 from reprobox.workflow.unpack import unpack
@@ -118,8 +118,9 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
         parent=digest,
     )
     try:
-        place_code(paths, inputs)
-        recorded = tuple(decode_stream(stream) for stream in manifest.streams)
+        with not_yet_started(paths):
+            place_code(paths, inputs)
+            recorded = tuple(decode_stream(stream) for stream in manifest.streams)
         job = Job(
             spec=manifest.spec,
             paths=paths,
