@@ -197,7 +197,7 @@ def _environment_differences(
         if recorded.base.digest != here.base.digest:
             what, one, other = "base image", recorded.base.digest, here.base.digest
         found.append(Difference(what=what, recorded=one, here=other, effect=_effect(manifest.spec, recorded, here)))
-    for what, one, other, effect in differences(manifest.machine, machine):
+    for what, one, other, effect in differences(manifest.machine, machine, gpus=manifest.spec.resources.gpus != "none"):
         found.append(Difference(what=what, recorded=one, here=other, effect=effect))
     return found
 
