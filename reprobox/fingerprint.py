@@ -88,9 +88,10 @@ def observe() -> Machine:
     )
 
 
-def differences(recorded: Machine, here: Machine) -> list[Difference]:
+def differences(recorded: Machine, here: Machine, *, gpus: bool) -> list[Difference]:
     """Return what could make the same program give other bits here; the driver, which rarely does, last.
 
+    Without `gpus` neither run's program could see one, so that GPUs and their driver are of no account.
     The number of cores is not among it: how many threads a run uses is part of the run.
     """
     other_cpu = "CPU libraries may take other paths, with other rounding"
@@ -98,9 +99,12 @@ def differences(recorded: Machine, here: Machine) -> list[Difference]:
         Difference("architecture", recorded.architecture, here.architecture, "other code computes"),
         Difference("cpu", recorded.cpu.model, here.cpu.model, other_cpu),
         Difference("cpu extensions", *_only_in_each(recorded.cpu.isa, here.cpu.isa), other_cpu),
-        Difference("gpu", _gpu_text(recorded.gpus), _gpu_text(here.gpus), "GPU libraries may choose other kernels"),
-        Difference("driver", recorded.driver or "none", here.driver or "none", "seldom changes a result"),
     ]
+    if gpus:
+        found += [
+            Difference("gpu", _gpu_text(recorded.gpus), _gpu_text(here.gpus), "GPU libraries may choose other kernels"),
+            Difference("driver", recorded.driver or "none", here.driver or "none", "seldom changes a result"),
+        ]
     return [difference for difference in found if difference.recorded != difference.here]
 
 

@@ -16,7 +16,7 @@ from reprobox.documents import Document, read_document, shown
 from reprobox.errors import SpecError
 from reprobox.runtime.protocol import DEFAULT_DIGEST_EVERY, SEED_BATCHES, SEED_WORKERS
 from reprobox.runtime.seeding import MAX_SEED
-from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, report, to_plain
+from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, closest, report, to_plain
 
 SPEC_FILE = "reprobox.yaml"
 MAX_SPEC_BYTES = 1_000_000
@@ -134,6 +134,7 @@ _OWN_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
+_TORCH_BACKEND = r"cpu|auto|xpu|cu[0-9]{2,3}|rocm[0-9](?:\.[0-9]){1,2}"
 _DATE = r"2[0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
 
 
@@ -145,6 +146,17 @@ def _package_name(text: str) -> str | None:
     """Return the package meant by `libgl1=1.6.0` or `LibGL1`."""
     name = text.partition("=")[0].strip().lower()
     return name if re.fullmatch(r"[a-z0-9][a-z0-9+.-]{1,127}", name) and name != text else None
+
+
+def _torch_backend(text: str) -> str | None:
+    """Return the build meant by `CUDA 12.8`, `12.8`, `rocm-6.3` or `GPU`."""
+    word = re.sub(r"[\s_-]", "", text.lower())
+    if word in ("gpu", "cuda", "nvidia"):
+        return "auto"
+    version = re.fullmatch(r"(?:cuda|cu)?([0-9]{1,2})\.([0-9])(?:\.[0-9]+)?|cuda([0-9]{3})", word)
+    if version is not None:
+        return f"cu{version[3] or version[1] + version[2]}"
+    return word if re.fullmatch(_TORCH_BACKEND, word) else closest(word, ("cpu", "auto", "xpu"))
 
 
 _INNER_PATH = Rule(expected="a path inside the project, relative to it", pattern=INNER_PATH_PATTERN)
@@ -180,7 +192,8 @@ RULES: Rules = {
         ),
         "torch_backend": Rule(
             expected="cpu, auto, a CUDA such as cu128, a ROCm such as rocm6.3, or xpu",
-            pattern=r"cpu|auto|xpu|cu[0-9]{2,3}|rocm[0-9](?:\.[0-9]){1,2}",
+            pattern=_TORCH_BACKEND,
+            suggest=_torch_backend,
         ),
     },
     ImageSpec: {

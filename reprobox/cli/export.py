@@ -13,6 +13,7 @@ _run = click.argument("run", type=click.Path(path_type=Path))
 _output = click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write. Default: standard output."
 )
+_force = click.option("--force", is_flag=True, help="Replace the file if it is there.")
 
 
 @click.group("export")
@@ -29,32 +30,35 @@ command.add_command(apptainer)
 @command.command("requirements")
 @_run
 @_output
+@_force
 @json_option
-def requirements(run: Path, output: Path | None, as_json: bool) -> int:
+def requirements(run: Path, output: Path | None, force: bool, as_json: bool) -> int:
     """Requirements with hashes, for `pip install --require-hashes -r`."""
-    return _export(run, "requirements", output, as_json)
+    return _export(run, "requirements", output, force, as_json)
 
 
 @command.command("pylock")
 @_run
 @_output
+@_force
 @click.option("--wheels", is_flag=True, help="Put every wheel into the folder wheels beside the file, too.")
 @json_option
-def pylock(run: Path, output: Path | None, wheels: bool, as_json: bool) -> int:
+def pylock(run: Path, output: Path | None, force: bool, wheels: bool, as_json: bool) -> int:
     """A pylock.toml (PEP 751), which expects its wheels in the folder wheels beside it."""
-    return _export(run, "pylock", output, as_json, wheels=wheels)
+    return _export(run, "pylock", output, force, as_json, wheels=wheels)
 
 
 @command.command("dockerfile")
 @_run
 @_output
+@_force
 @json_option
-def dockerfile(run: Path, output: Path | None, as_json: bool) -> int:
+def dockerfile(run: Path, output: Path | None, force: bool, as_json: bool) -> int:
     """A Dockerfile with all that `docker build` needs for an image with the same packages."""
-    return _export(run, "dockerfile", output, as_json)
+    return _export(run, "dockerfile", output, force, as_json)
 
 
-def _export(run: Path, form: str, output: Path | None, as_json: bool, *, wheels: bool = False) -> int:
+def _export(run: Path, form: str, output: Path | None, force: bool, as_json: bool, *, wheels: bool = False) -> int:
     from reprobox.cache import cache_root
     from reprobox.cli.console import Console
     from reprobox.workflow.export import export_run, write_export
@@ -68,7 +72,7 @@ def _export(run: Path, form: str, output: Path | None, as_json: bool, *, wheels:
         console.document(export.text)
         console.result({**result, "path": None, "text": export.text})
         return 0
-    written = write_export(export, output, wheels=wheels, cache=cache_root(), observer=console)
+    written = write_export(export, output, wheels=wheels, force=force, cache=cache_root(), observer=console)
     console.field("wrote", str(output) + (f", and {len(written) - 1} wheels" if wheels else ""))
     console.result({**result, "path": str(output)})
     return 0

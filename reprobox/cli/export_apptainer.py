@@ -14,8 +14,9 @@ from reprobox.cli.options import json_option
 @click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to."
 )
+@click.option("--force", is_flag=True, help="Replace the files if they are there.")
 @json_option
-def apptainer(run: Path, output: Path, as_json: bool) -> int:
+def apptainer(run: Path, output: Path, force: bool, as_json: bool) -> int:
     """A definition file and an OCI archive, for clusters that have Apptainer and no Docker.
 
     They hold the run's environment: its Python and its packages, not its code. The archive is the run's image, so
@@ -24,10 +25,13 @@ def apptainer(run: Path, output: Path, as_json: bool) -> int:
     from reprobox.cache import cache_root
     from reprobox.cli.console import Console
     from reprobox.workflow.apptainer import export_apptainer
+    from reprobox.workflow.paths import refuse_to_replace
     from reprobox.workflow.unpack import load_manifest
 
     console = Console(as_json=as_json)
     manifest = load_manifest(run)
+    for file in (f"{manifest.name}.def", f"{manifest.name}.oci.tar"):
+        refuse_to_replace(output / file, force=force)
     written = export_apptainer(manifest, output, cache=cache_root(), observer=console)
     console.field("archive", f"{written.archive}  {written.image}")
     console.field("build", f"cd {output} && apptainer build {manifest.name}.sif {written.definition.name}")

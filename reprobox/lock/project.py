@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reprobox.lock.export import WHEELS, export_pylock
 from reprobox.lock.model import Lock
 from reprobox.lock.pylock import select_wheels
 from reprobox.lock.requirements import Requirements
+from reprobox.lock.requirements_text import logical_lines
 from reprobox.lock.store import read_sources, write_sources
 
 PROJECT_LOCK = "pylock.toml"
@@ -39,11 +41,14 @@ class ProjectLock:
 
     def check_current(self, read: Requirements, choices: Choices) -> None:
         """Raise SpecError when the requirements are not those that the lock was made of."""
-        if self.inputs == inputs_digest(read, choices):
+        if self.inputs in (inputs_digest(read, choices), _bytes_digest(read, choices)):
             return
         raise SpecError(
             f"{PROJECT_LOCK} was made of other requirements than {read.path.name} and the spec name now",
-            details=("looked at: the file and what it includes, groups, extras, exclude_newer and torch_backend",),
+            details=(
+                "looked at: what the file and those it includes say, comments aside; groups, extras, exclude_newer and "
+                "torch_backend",
+            ),
             hint="`reprobox lock` brings it up to date; `reprobox run --relock` leaves it aside for one run.",
         )
 
@@ -114,8 +119,25 @@ def captured_lock_text(lock: Lock, read: Requirements | None, choices: Choices) 
 
 
 def inputs_digest(read: Requirements, choices: Choices) -> str:
-    """Return `sha256:` over what the project says of its packages: neither settings of the user nor the machine."""
-    contents = [hashlib.sha256(content).hexdigest() for content in read.content]
+    """Return `sha256:` over what the project says of its packages: neither settings of the user nor the machine, and no
+    comment, blank line or indentation.
+    """
+    if read.kind != "requirements":
+        return _bytes_digest(read, choices)
+    return _digest(read, choices, (_said(content) for content in read.content))
+
+
+def _said(content: bytes) -> bytes:
+    return "\n".join(" ".join(line.split()) for _, line in logical_lines(content.decode())).encode()
+
+
+def _bytes_digest(read: Requirements, choices: Choices) -> str:
+    """Return the digest that a lock may still hold which was made when comments counted, too."""
+    return _digest(read, choices, read.content)
+
+
+def _digest(read: Requirements, choices: Choices, contents: Iterable[bytes]) -> str:
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
     asked = {key: value for key, value in choices.as_key().items() if key != "driver"}
-    text = json.dumps([read.path.name, contents, asked], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([read.path.name, digests, asked], sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -20,6 +20,8 @@ _UNREACHABLE = re.compile(
 )
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 _YANKED = re.compile(r'warning: `([^`]+)` is yanked(?: \(reason: "(.*?)"\))?')
+# Whether a build of PyTorch exists, uv alone knows: with each of its releases there are others.
+_NO_BACKEND = re.compile(r"invalid value '([^']*)' for '--torch-backend .*?\[possible values: ([^\]]*)\]", re.DOTALL)
 _DRAWING = " ×╰─▶│├·\t"
 # What says nothing of the cause, or names flags of ours that the user never gave.
 _NOISE = ("warning: ", "Resolved ", "No solution found when", "hint: Wheels are required for")
@@ -71,6 +73,13 @@ def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> L
         )
     if "No solution found" in failure.text:
         return _unsolvable(failure.text, reason, source=source, python=python, platform=platform)
+    no_backend = _NO_BACKEND.search(failure.text)
+    if no_backend:
+        return LockError(
+            f"there is no build of PyTorch named {no_backend[1]} (environment.torch_backend)",
+            details=(f"this uv knows: {' '.join(no_backend[2].split())}",),
+            hint="Choose one of these; auto takes the one for this machine's driver.",
+        )
     if _UNWRITABLE.search(failure.text):
         return LockError(f"{source} cannot be resolved: the disk is full", hint="Free some space (uv cache clean).")
     return LockError(

@@ -64,6 +64,7 @@ class Findings:
         self._pid = os.getpid()
         self._path: str | None = None
         self._counts: dict[tuple[str, str, str], int] = {}
+        self._withdrawn: dict[tuple[str, str, str], int] = {}
         self._unwritten = False
 
     def note(self, table: str, what: str, where: str) -> None:
@@ -74,10 +75,21 @@ class Findings:
             if count == 1 and len(self._counts) >= MAX_PLACES:
                 return
             self._counts[key] = count
-            self._unwritten = True
-            if count & (count - 1) == 0:
-                with contextlib.suppress(OSError):  # a full disk is the training's trouble first
-                    self.write()
+            self._changed(count)
+
+    def withdraw(self, table: str, what: str, where: str) -> None:
+        """Take one draw back that was noted."""
+        key = (table, what, where)
+        with self._lock:
+            if key in self._counts:
+                count = self._withdrawn[key] = self._withdrawn.get(key, 0) + 1
+                self._changed(count)
+
+    def _changed(self, count: int) -> None:
+        self._unwritten = True
+        if count & (count - 1) == 0:
+            with contextlib.suppress(OSError):  # a full disk is the training's trouble first
+                self.write()
 
     def write(self) -> None:
         """Bring the file up to date, if this process found anything since it was written."""
@@ -94,7 +106,9 @@ class Findings:
                     sys.modules["multiprocessing.util"].Finalize(None, self.write, exitpriority=-100)
             tables: dict[str, list[dict[str, Any]]] = {"entropy": [], "derived": [], "own": []}
             for (table, what, where), count in sorted(self._counts.items()):
-                tables[table].append({"what": what, "where": where, "count": count})
+                left = count - self._withdrawn.get((table, what, where), 0)
+                if left:
+                    tables[table].append({"what": what, "where": where, "count": left})
             with open(self._path + ".tmp", "w", encoding="utf-8") as handle:
                 json.dump(tables, handle)
             os.replace(self._path + ".tmp", self._path)
@@ -111,6 +125,7 @@ class Audit:
         self._started = time.time()
         self._listings: dict[Any, bool] = {}
         self._own: dict[tuple[str, str], str] = {}
+        self._derived = threading.local()
 
     def install(self) -> None:
         """Hook what is there now, and the rest when it is imported."""
@@ -152,19 +167,27 @@ class Audit:
         module.uuid1 = hooks.preceded(module.uuid1, note)
 
     def _hook_numpy(self, module: Any) -> None:
-        def note(seed: Any) -> None:
+        def look(seed: Any, frame: FrameType) -> None:
             if any(self.is_time(each) for each in (seed if isinstance(seed, (list, tuple)) else (seed,))):
-                self.note_seed("the time as seed of a NumPy generator", callers.calling_frame(2))
+                self.note_seed("the time as seed of a NumPy generator", frame)
+
+        def note(seed: Any) -> None:
+            look(seed, callers.calling_frame(2))
+
+        def legacy(seed: Any) -> None:
+            frame = callers.calling_frame(2)
+            self._withdraw_derived(frame)
+            look(seed, frame)
 
         module.seed = self._seeding(module.seed, "numpy.random.seed()")
         # NumPy's generators are types that take no hook, and users test for them. Every seed goes through one of two
         # functions, though: this one, and `operator.index` for RandomState(...).
         source: Any = sys.modules["numpy.random.bit_generator"]
         source._coerce_to_uint32_array = hooks.preceded(source._coerce_to_uint32_array, note)
-        legacy: Any = sys.modules["numpy.random._mt19937"]
+        twister: Any = sys.modules["numpy.random._mt19937"]
         own = types.ModuleType("operator")
-        own.__dict__.update(vars(legacy.operator), index=hooks.preceded(legacy.operator.index, note))
-        legacy.operator = own
+        own.__dict__.update(vars(twister.operator), index=hooks.preceded(twister.operator.index, legacy))
+        twister.operator = own
 
     def _hook_torch(self, module: Any) -> None:
         # Under both of their names, so that pickle finds the same function where it looks for it.
@@ -232,6 +255,21 @@ class Audit:
             found = callers.nearest((OWN, TORCH, STDLIB), frame)
             if found is not None:
                 self.findings.note("entropy", what, callers.place_of(found))
+
+    def note_derived(self, what: str, maker: FrameType) -> None:
+        """Note that a generator which the code in `maker` makes without a seed gets a derived one."""
+        place = callers.place_of(maker)
+        self.findings.note("derived", what, place)
+        self._derived.last = (maker.f_code, maker.f_lasti, what, place)
+
+    def _withdraw_derived(self, frame: FrameType) -> None:
+        """Take back what the very same call in `frame` led to: RandomState(7) first makes a generator without a seed,
+        and seeds it then.
+        """
+        code, instruction, what, place = getattr(self._derived, "last", (None, 0, "", ""))
+        if code is frame.f_code and instruction == frame.f_lasti:
+            self.findings.withdraw("derived", what, place)
+            del self._derived.last
 
     def note_own_seed(self, name: str, value: int, frame: FrameType) -> None:
         """Note that the program itself set a seed: if it is a fixed one, the run's does not reach what comes after.

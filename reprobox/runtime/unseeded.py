@@ -117,7 +117,7 @@ def _hook_random(streams: Streams, audit: Audit, module: Any) -> None:
             maker = _maker(callers.calling_frame(1))
             if maker is not None:
                 a = streams.next_seed("random.Random", callers.kind_of(maker))
-                audit.findings.note("derived", "random.Random()", callers.place_of(maker))
+                audit.note_derived("random.Random()", maker)
         elif audit.is_time(a):
             audit.note_seed("the time as seed of random.Random", callers.calling_frame(1))
         try:
@@ -145,7 +145,7 @@ def _hook_numpy(streams: Streams, audit: Audit, module: Any) -> None:
         maker = None if getattr(fresh, "wanted", False) else _maker(callers.calling_frame(1))
         if maker is None:
             return original_bits(bits)
-        audit.findings.note("derived", "unseeded NumPy generator", callers.place_of(maker))
+        audit.note_derived("unseeded NumPy generator", maker)
         return streams.next_seed("numpy", callers.kind_of(maker), bits)
 
     source.randbits = randbits

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.cache import in_use_file, is_held, nobody_else, storage_errors
-from reprobox.errors import StorageError
+from reprobox.errors import ReproboxError, StorageError
 from reprobox.image.layers import read_json
+from reprobox.manifest.store import read_manifest
 from reprobox.progress import Observer
+from reprobox.units import counted
+from reprobox.workflow.pack import MANIFEST
 
 KINDS = ("base", "layer", "wheel", "venv", "bundle", "leftover")
 # Folders that programs run from or read while they train.
@@ -147,14 +150,33 @@ def _wheels(cache: Path) -> Iterator[Item]:
 def _environments(cache: Path) -> Iterator[Item]:
     for path in (cache / "venvs").glob("[0-9a-f]*"):
         if path.is_dir():
-            yield from _item("venv", path.name, path, path / "reprobox-complete")
+            yield from _item("venv", _environment_name(path), path, path / "reprobox-complete")
+
+
+def _environment_name(place: Path) -> str:
+    """Name a virtual environment by what is installed: `Python 3.11, 34 packages, torch 2.13.0+cpu`."""
+    folder = next(place.glob("lib/python3.*/site-packages"), None)
+    if folder is None:
+        return place.name
+    found = dict(sorted(info.stem.split("-", 1) for info in folder.glob("*-*.dist-info")))
+    most = [f"torch {found['torch']}"] if "torch" in found else [f"{name} {found[name]}" for name in list(found)[:3]]
+    return ", ".join([folder.parent.name.replace("python", "Python "), counted(len(found), "package"), *most])
 
 
 def _bundles(cache: Path) -> Iterator[Item]:
     """Yield what bundles brought beside wheels and layers: the manifest, code and data of each."""
     for path in (cache / "bundles").glob("[0-9a-f]*"):
         if path.is_dir():
-            yield from _item("bundle", path.name, path, in_use_file(path))
+            yield from _item("bundle", _bundle_name(path), path, in_use_file(path))
+
+
+def _bundle_name(place: Path) -> str:
+    """Name a bundle by the run in it, and by the start of its hash, since others may have a run of that name."""
+    try:
+        run = read_manifest(place / MANIFEST).run.id
+    except (ReproboxError, OSError):
+        return place.name
+    return f"{run} ({place.name[:12]})"
 
 
 def _leftovers(cache: Path) -> Iterator[Item]:

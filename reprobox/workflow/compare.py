@@ -92,6 +92,9 @@ def _image(manifest: Manifest) -> str:
 
 
 def _gpus(manifest: Manifest) -> str:
+    """Name the GPUs of the machine, if the program was given any."""
+    if manifest.spec.resources.gpus == "none":
+        return "none"
     return ", ".join(gpu.name for gpu in manifest.machine.gpus) or "none"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import manifest_digest
 from reprobox.progress import Observer
 from reprobox.workflow.init import templates_folder
+from reprobox.workflow.paths import refuse_to_replace
 from reprobox.workflow.unpack import load_manifest
 
 _FIELD = re.compile(r"\{\{([a-z_]+)\}\}")
@@ -49,13 +51,21 @@ def export_run(run: Path, form: str) -> Export:
     return Export(text=_FORMS[form](manifest), packages=len(manifest.lock.packages), lock=manifest.lock)
 
 
-def write_export(export: Export, path: Path, *, wheels: bool, cache: Path, observer: Observer) -> list[Path]:
+def write_export(
+    export: Export, path: Path, *, wheels: bool, force: bool, cache: Path, observer: Observer
+) -> list[Path]:
     """Write the document to `path` and, with `wheels`, every wheel into the folder `wheels` beside it.
 
-    Returns the paths written. Raises StorageError when they cannot be written, LockError when a wheel is not to be had.
+    Returns the paths written. Raises UsageError when something else lies there and not `force`, StorageError when they
+    cannot be written, LockError when a wheel is not to be had.
     """
+    refuse_to_replace(path, force=force)
     written = [path]
     with storage_errors(path.parent):
+        for package in export.lock.packages if wheels else ():
+            place = path.parent / WHEELS / package.file
+            if not _holds(place, package.sha256):
+                refuse_to_replace(place, force=force)
         write_atomically(path, export.text.encode())
         if wheels:
             found = fetch_wheels(export.lock, requirements=None, cache=cache, observer=observer)
@@ -64,6 +74,13 @@ def write_export(export: Export, path: Path, *, wheels: bool, cache: Path, obser
             for package in export.lock.packages:
                 written.append(Path(shutil.copyfile(found[package.sha256], folder / package.file)))
     return written
+
+
+def _holds(place: Path, sha256: str) -> bool:
+    if not place.is_file():
+        return False
+    with place.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() == sha256
 
 
 def _dockerfile(manifest: Manifest) -> str:

@@ -18,7 +18,7 @@ from reprobox.lock.resolution import Renewal
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
 from reprobox.workflow.building import resolve_building
-from reprobox.workflow.locking import capture_environment, check_locked, choices_of, target_of
+from reprobox.workflow.locking import capture_environment, check_locked, choices_of, target_of, warn_of_mixed_builds
 from reprobox.workflow.paths import storage_error
 from reprobox.workflow.run import keep_wheels
 
@@ -79,6 +79,7 @@ def make_lock(
         choices=choices,
         renewal=renewal,
     )
+    warn_of_mixed_builds(lock, observer)
     if read.complete:
         return LockReport(lock=lock, requirements=read.path.name, path=None)
     _keep_wheels(lock, project, cache)
@@ -99,6 +100,7 @@ def lock_environment(
     if reason:
         observer.warning(reason)
     _, lock = capture_environment(opened, spec, project, cache=cache, observer=observer)
+    warn_of_mixed_builds(lock, observer)
     _keep_wheels(lock, project, cache)
     choices = choices_of(spec)
     name = spec.environment.requirements

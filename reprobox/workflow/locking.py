@@ -18,6 +18,7 @@ from reprobox.lock.platforms import platform_for
 from reprobox.lock.project import PROJECT_LOCK, read_project_lock
 from reprobox.lock.requirements import find_requirements
 from reprobox.lock.resolution import Renewal
+from reprobox.lock.torch_builds import mixed_builds
 from reprobox.progress import Observer
 from reprobox.spec import RunSpec
 from reprobox.workflow.building import resolve_building
@@ -51,6 +52,7 @@ def choose_lock(
     if from_env:
         base, lock = capture_environment(engine, spec, project, cache=cache, observer=observer)
         observer.finished("lock", describe_lock(lock), "the active environment")
+        warn_of_mixed_builds(lock, observer)
         return Chosen(base=base, lock=lock)
     if spec.environment.installed:
         return _installed(engine, spec, cache=cache, observer=observer)
@@ -83,6 +85,7 @@ def choose_lock(
         )
         note = "cached" if cached else ""
     observer.finished("lock", describe_lock(lock), note)
+    warn_of_mixed_builds(lock, observer)
     return Chosen(base=base, lock=lock, requirements=requirements)
 
 
@@ -182,6 +185,13 @@ def base_of(
             hint=f"take a base with that Python (image.base: python:{wanted}-slim), or leave environment.python out",
         )
     return base
+
+
+def warn_of_mixed_builds(lock: Lock, observer: Observer) -> None:
+    """Before anything is installed: say that torch and its companions are of different builds."""
+    warning = mixed_builds(lock)
+    if warning is not None:
+        observer.warning(warning)
 
 
 def describe_lock(lock: Lock) -> str:

@@ -28,7 +28,7 @@ from reprobox.trajectory.codec import decode_stream, losses_tsv
 from reprobox.units import counted, size_text
 from reprobox.workflow.environment import remake
 from reprobox.workflow.inputs import recorded_code, recorded_data
-from reprobox.workflow.paths import RunPaths, storage_error
+from reprobox.workflow.paths import RunPaths, refuse_to_replace, storage_error
 
 MANIFEST = "manifest.yaml"
 CODE = "code.tar.xz"
@@ -91,8 +91,7 @@ def pack(request: PackRequest, *, cache: Path, observer: Observer) -> Written:
 def _check_target(request: PackRequest) -> None:
     if request.target.is_dir():
         raise UsageError(f"{request.target} is a folder", hint="name a file, such as run.rbx")
-    if request.target.exists() and not request.force:
-        raise UsageError(f"{request.target} is there already", hint="--force replaces it")
+    refuse_to_replace(request.target, force=request.force)
 
 
 def _losses(manifest: Manifest) -> list[Source]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +99,16 @@ def create_run(parent: Path, name: str) -> RunPaths:
         raise storage_error(error, parent) from error
 
 
+@contextlib.contextmanager
+def not_yet_started(paths: RunPaths) -> Iterator[None]:
+    """Fill the folder of a run before its program starts. When that fails nothing was recorded, and the folder goes."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(paths.root, ignore_errors=True)
+        raise
+
+
 def find_manifest(path: Path) -> Path:
     """Return the manifest that `path` names: the file itself, or the one in that run folder.
 
@@ -109,6 +122,12 @@ def find_manifest(path: Path) -> Path:
     if not path.exists():
         raise UsageError(f"no such file: {path}", hint="name a run's folder (runs/NAME-0001) or a manifest.yaml")
     return path
+
+
+def refuse_to_replace(path: Path, *, force: bool) -> None:
+    """Raise UsageError when something lies at `path`, unless the user said that it may be replaced."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already", hint="--force replaces it")
 
 
 def storage_error(error: OSError, where: Path) -> StorageError:

@@ -38,7 +38,7 @@ from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, ImageSource, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
 from reprobox.workflow.inputs import recorded_code, recorded_data
-from reprobox.workflow.paths import RunPaths, create_run, storage_error
+from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
 from reprobox.workflow.unpack import unpack
@@ -118,8 +118,9 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
         parent=digest,
     )
     try:
-        place_code(paths, inputs)
-        recorded = tuple(decode_stream(stream) for stream in manifest.streams)
+        with not_yet_started(paths):
+            place_code(paths, inputs)
+            recorded = tuple(decode_stream(stream) for stream in manifest.streams)
         job = Job(
             spec=manifest.spec,
             paths=paths,
@@ -196,7 +197,7 @@ def _environment_differences(
         if recorded.base.digest != here.base.digest:
             what, one, other = "base image", recorded.base.digest, here.base.digest
         found.append(Difference(what=what, recorded=one, here=other, effect=_effect(manifest.spec, recorded, here)))
-    for what, one, other, effect in differences(manifest.machine, machine):
+    for what, one, other, effect in differences(manifest.machine, machine, gpus=manifest.spec.resources.gpus != "none"):
         found.append(Difference(what=what, recorded=one, here=other, effect=effect))
     return found
 

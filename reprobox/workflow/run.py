@@ -25,7 +25,7 @@ from reprobox.spec import RunSpec
 from reprobox.units import counted, size_text
 from reprobox.workflow.environment import prepare
 from reprobox.workflow.execute import Job, Result, execute
-from reprobox.workflow.paths import RunPaths, create_run, storage_error
+from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import INLINE_LIMIT, Inputs, record_run
 
 
@@ -78,8 +78,9 @@ def run(
     mounts = [DataMount(source=(project / record.path).absolute(), target=record.path) for record in data]
     job = Job(spec=spec, paths=paths, engine=opened, environment=environment.handle, data=mounts)
     try:
-        place_code(paths, inputs)
-        keep_wheels(environment.lock, paths.wheels, cache)
+        with not_yet_started(paths):
+            place_code(paths, inputs)
+            keep_wheels(environment.lock, paths.wheels, cache)
         result = execute(job, observer)
         manifest = record_run(paths, inputs, result)
     except OSError as error:

@@ -57,6 +57,7 @@ class Drawn(Dataset):
         return 8
 
     def __getitem__(self, index):
+        np.random.RandomState(index + 100)
         return np.random.default_rng().random() + np.random.RandomState().rand() + random.Random().random()
 
 
@@ -107,6 +108,8 @@ def test_draws_on_the_outside_world_reach_the_manifest_and_the_screen(reprobox: 
         ("train.py:8", "the time as seed of torch.random.manual_seed", 1),
         ("train.py:9", "the time as seed of numpy.random.seed", 1),
     ]
+    # NumPy's RandomState makes a generator without a seed before it takes the one that it is given.
+    assert [where for where, _, _ in findings(report, "derived_seeds") if where.startswith("train.py")] == []
     assert "train.py:23 draws on the outside world: os.urandom (4 times); a replay may differ" in report["warnings"]
 
 
@@ -121,4 +124,6 @@ def test_unseeded_generators_repeat_and_no_two_streams_are_equal(
     assert losses[0] == losses[1]
     assert losses[0] not in losses[2:]
     assert findings(reports[0]) == []
-    assert ("train.py:12", "random.Random()", 8 * epochs) in findings(reports[0], "derived_seeds")
+    derived = findings(reports[0], "derived_seeds")
+    assert ("train.py:13", "random.Random()", 8 * epochs) in derived
+    assert ("train.py:13", "unseeded NumPy generator", 2 * 8 * epochs) in derived

@@ -109,6 +109,26 @@ def test_a_document_goes_to_standard_output_or_into_the_file_named(tmp_path: Pat
     assert CliRunner().invoke(command, ["pylock", str(ASSET), "--wheels"]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("requirements", "file"), ("pylock", "file"), ("dockerfile", "file"),
+        ("apptainer", "digits-cnn.def"), ("apptainer", "digits-cnn.oci.tar"),
+    ],
+)  # fmt: skip
+def test_what_is_there_already_is_not_replaced_unasked(tmp_path: Path, form: str, name: str) -> None:
+    (tmp_path / name).write_text("mine\n")
+    target = tmp_path if form == "apptainer" else tmp_path / name
+    done = CliRunner().invoke(command, [form, str(ASSET), "-o", str(target)])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message == f"{tmp_path / name} is there already"
+    assert done.exception.hint == "--force replaces it"
+    assert (tmp_path / name).read_text() == "mine\n"
+    if form != "apptainer":
+        assert CliRunner().invoke(command, [form, str(ASSET), "-o", str(target), "--force"]).exit_code == 0
+        assert (tmp_path / name).read_text() == export_run(ASSET, form).text
+
+
 def test_wheels_are_put_where_the_pylock_expects_them(
     changed: Changed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -124,4 +144,13 @@ def test_wheels_are_put_where_the_pylock_expects_them(
     assert done.exit_code == 0, done.output
     listed = Pylock.from_dict(tomllib.loads(target.read_text())).packages[0].wheels
     assert listed is not None
-    assert sha256_of(target.parent / str(listed[0].path)) == package.sha256
+    kept = target.parent / str(listed[0].path)
+    assert sha256_of(kept) == package.sha256
+
+    again = ["pylock", str(tmp_path / "manifest.yaml"), "-o", str(target.with_name("pylock.gpu.toml")), "--wheels"]
+    assert CliRunner().invoke(command, again).exit_code == 0, "the same wheel is no obstacle"
+    kept.write_bytes(b"another build of it")
+    again[3] = str(target.with_name("pylock.cpu.toml"))
+    refused = CliRunner().invoke(command, again).exception
+    assert isinstance(refused, UsageError) and str(kept) in refused.message
+    assert not Path(again[3]).exists()

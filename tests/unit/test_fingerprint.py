@@ -158,11 +158,11 @@ def machine(cpuinfo: str, gpus: str = "", **more: object) -> Machine:
 def test_the_same_machine_has_no_differences_whatever_its_kernel_cores_and_serial_numbers() -> None:
     here = machine(EPYC, H100.replace("5f6b", "0000"), kernel="6.12", os="Fedora", memory_mib=2)
     here = dataclasses.replace(here, cpu=dataclasses.replace(here.cpu, cores=96))
-    assert differences(machine(EPYC, H100), here) == []
+    assert differences(machine(EPYC, H100), here, gpus=True) == []
 
 
 def test_another_cpu_is_told_with_the_extensions_that_only_one_has() -> None:
-    found = {one.what: one for one in differences(machine(XEON), machine(EPYC))}
+    found = {one.what: one for one in differences(machine(XEON), machine(EPYC), gpus=True)}
     assert list(found) == ["cpu", "cpu extensions"]
     assert found["cpu"].here == "AMD EPYC 7763 64-Core Processor"
     assert "amx_bf16" in found["cpu extensions"].recorded
@@ -173,10 +173,21 @@ def test_another_cpu_is_told_with_the_extensions_that_only_one_has() -> None:
 
 def test_another_gpu_more_gpus_or_none_are_told_and_the_driver_last() -> None:
     h200 = H100.replace("H100 80GB HBM3", "H200").replace("580.159.04", "570.1")
-    found = differences(machine(EPYC, H100), machine(EPYC, h200))
+    found = differences(machine(EPYC, H100), machine(EPYC, h200), gpus=True)
     assert [one.what for one in found] == ["gpu", "driver"]
     assert found[0][:3] == ("gpu", "NVIDIA H100 80GB HBM3 (9.0)", "NVIDIA H200 (9.0)")
-    assert differences(machine(EPYC, H100), machine(EPYC, H100 * 2))[0].here == "2 x NVIDIA H100 80GB HBM3 (9.0)"
-    assert differences(machine(EPYC, H100), machine(EPYC))[0].here == "none"
-    mig = differences(machine(EPYC, H100), machine(EPYC, H100.replace("Disabled", "Enabled")))
+    assert (
+        differences(machine(EPYC, H100), machine(EPYC, H100 * 2), gpus=True)[0].here
+        == "2 x NVIDIA H100 80GB HBM3 (9.0)"
+    )
+    assert differences(machine(EPYC, H100), machine(EPYC), gpus=True)[0].here == "none"
+    mig = differences(machine(EPYC, H100), machine(EPYC, H100.replace("Disabled", "Enabled")), gpus=True)
     assert mig[0].here == "NVIDIA H100 80GB HBM3 (9.0, MIG)"
+
+
+def test_gpus_that_no_program_could_see_make_no_difference_nor_does_their_driver() -> None:
+    assert differences(machine(EPYC), machine(EPYC, H100), gpus=False) == []
+    assert [one.what for one in differences(machine(XEON), machine(EPYC, H100), gpus=False)] == [
+        "cpu",
+        "cpu extensions",
+    ]

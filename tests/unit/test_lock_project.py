@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,37 @@ def test_a_run_refuses_a_lock_of_other_requirements(project: Path) -> None:
     assert "reprobox lock" in str(caught.value.hint)
     lock(project)
     assert [each.name for each in prepared(project).packages] == ["beta"]
+
+
+def test_comments_and_blank_lines_are_no_other_requirements(project: Path) -> None:
+    (project / "more.txt").write_text("beta\n")
+    (project / "requirements.txt").write_text("alpha>=1\n-r more.txt\n")
+    lock(project)
+    (project / "more.txt").write_text("# what alpha needs\n\nbeta   # any\n")
+    (project / "requirements.txt").write_bytes(b"\xef\xbb\xbf# ours\r\n\r\nalpha>=1\r\n-r  more.txt\r\n\r\n")
+    assert len(prepared(project).packages) == 2
+    assert lock(project)["written"] is False
+    for file, text in (("requirements.txt", "alpha>=1\n#-r more.txt\n"), ("more.txt", "beta>=1\n")):
+        kept = (project / file).read_bytes()
+        (project / file).write_text(text)
+        with pytest.raises(SpecError, match="made of other requirements"):
+            prepared(project)
+        (project / file).write_bytes(kept)
+
+
+def test_a_lock_made_when_comments_counted_is_taken_until_the_file_changes(project: Path) -> None:
+    (project / "requirements.txt").write_text("# ours\nalpha\n")
+    lock(project)
+    path = project / "pylock.toml"
+    now = re.search(r'inputs = "(sha256:[0-9a-f]{64})"', path.read_text())
+    assert now is not None
+    # The digest over the bytes of that file, as it was written then.
+    then = "sha256:3f9ad6dd6b79017697b130ef6efa4cad0dcc76d6fb5d7dd8acd4db7d694ee95e"
+    path.write_text(path.read_text().replace(now[1], then))
+    assert len(prepared(project).packages) == 2
+    (project / "requirements.txt").write_text("# theirs\nalpha\n")
+    with pytest.raises(SpecError, match="made of other requirements"):
+        prepared(project)
 
 
 def test_the_choices_of_the_spec_are_part_of_what_a_lock_was_made_of(project: Path) -> None:

@@ -60,6 +60,17 @@ def test_trouble_with_an_index_or_the_disk_is_told_apart_from_a_missing_solution
     assert not no_solution(UvFailure(1, text))
 
 
+def test_a_build_of_pytorch_that_uv_does_not_know_is_named_by_the_field_and_not_by_a_flag_of_uv() -> None:
+    said = (
+        "error: invalid value 'cu127' for '--torch-backend <TORCH_BACKEND>'\n"
+        "  [possible values: auto, cpu, cu130, cu128, rocm6.3, xpu]\n\n  tip: a similar value exists: 'cu128'\n"
+    )
+    error = explain(UvFailure(2, said), source="requirements.txt", python="3.11", platform="x86_64-manylinux_2_36")
+    assert error.message == "there is no build of PyTorch named cu127 (environment.torch_backend)"
+    assert error.details == ("this uv knows: auto, cpu, cu130, cu128, rocm6.3, xpu",)
+    assert error.hint == "Choose one of these; auto takes the one for this machine's driver."
+
+
 def test_the_reason_keeps_uvs_sentences_and_loses_layout_warnings_and_addresses() -> None:
     text = (
         "warning: something about https://me:pw@h.org\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from reprobox.runtime import protocol
-from reprobox.runtime.entropy import Audit
+from reprobox.runtime.entropy import Audit, Findings
 from reprobox.workflow.entropy import read_findings, warnings_of
 
 RUNTIME = Path(protocol.__file__).parent
@@ -348,6 +348,21 @@ def test_what_a_killed_child_found_is_kept(guest: Guest) -> None:
     os.wait()
     """
     assert guest.run(code)[1]["entropy"] == [{"what": "os.urandom", "where": "train.py:4", "count": 4}]
+
+
+def test_what_is_taken_back_is_gone_from_the_file_at_once_however_often(tmp_path: Path) -> None:
+    def written() -> list[tuple[str, int]]:
+        return [(row["where"], row["count"]) for row in read_findings(tmp_path)["derived"]]
+
+    findings = Findings(str(tmp_path))
+    findings.withdraw("derived", "generator", "train.py:9")
+    for number in range(1, 20):
+        findings.note("derived", "generator", "train.py:1")
+        findings.withdraw("derived", "generator", "train.py:1")
+        assert written() == [], number
+    findings.note("derived", "generator", "train.py:1")
+    findings.note("derived", "generator", "train.py:2")
+    assert written() == [("train.py:1", 1), ("train.py:2", 1)]
 
 
 def test_findings_become_sentences(tmp_path: Path) -> None:

@@ -258,5 +258,27 @@ def test_a_choice_among_packages_that_means_nothing_is_refused(tmp_path: Path, f
         load_spec(tmp_path, file=None, overrides={})
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("CPU", "cpu"), ("gpu", "auto"), ("cuda12.8", "cu128"), ("CUDA 12.8.1", "cu128"), ("cu-130", "cu130"),
+        ("12.6", "cu126"), ("cuda118", "cu118"), ("rocm 6.3", "rocm6.3"), ("cpuu", "cpu"),
+    ],
+)  # fmt: skip
+def test_a_build_of_pytorch_by_another_name_is_refused_with_the_name_that_was_meant(
+    tmp_path: Path, written: str, meant: str
+) -> None:
+    with pytest.raises(SpecError, match="--torch-backend: expected cpu, auto") as caught:
+        load_spec(tmp_path, file=None, overrides={"command": ["x"], "environment.torch_backend": written})
+    assert caught.value.details == (f"did you mean {meant}?",)
+
+
+@pytest.mark.parametrize("written", ["cuda12", "--evil", "mps"])
+def test_for_a_build_of_pytorch_that_nobody_can_guess_none_is_suggested(tmp_path: Path, written: str) -> None:
+    with pytest.raises(SpecError, match="--torch-backend: expected cpu, auto") as caught:
+        load_spec(tmp_path, file=None, overrides={"command": ["x"], "environment.torch_backend": written})
+    assert caught.value.details == ()
+
+
 def test_a_misspelt_command_is_named_before_it_is_said_to_be_missing(load: Load) -> None:
     assert lines(load, "comand: [python, train.py]\n")[0].startswith("reprobox.yaml:1: comand is not a key")

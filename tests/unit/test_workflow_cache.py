@@ -23,6 +23,8 @@ from reprobox.workflow import cache as store
 from reprobox.workflow.cache import inventory, prune, unneeded, used_before, verify
 from tests.unit.image_support import make_base, make_wheel
 
+ASSET = Path(__file__).parent.parent / "assets" / "manifest-1.yaml"
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
@@ -64,6 +66,30 @@ def test_everything_kept_is_listed_with_its_size(cache: Path) -> None:
         ("wheel", "stray-1.0-py3-none-any.whl"),
     }
     assert all(item.size == item.path.stat().st_size for item in items)
+
+
+def test_an_environment_and_a_bundle_are_named_by_what_lies_in_them(cache: Path) -> None:
+    digests = ["0123456789abcdef", "1123456789abcdef", "2123456789abcdef", "3123456789abcdef"]
+    contents: list[list[str]] = [["torch-2.13.0+cpu", "absl_py-2.1.0", "zipp-3.0"], ["six-1.17.0"], []]
+    for digest, installed in zip(digests, contents, strict=False):
+        for info in installed:
+            (cache / "venvs" / digest / "lib" / "python3.11" / "site-packages" / f"{info}.dist-info").mkdir(
+                parents=True
+            )
+        (cache / "venvs" / digest / "lib" / "python3.11" / "site-packages").mkdir(parents=True, exist_ok=True)
+    (cache / "venvs" / digests[3]).mkdir()
+    for digest, manifest in (("a" * 64, ASSET.read_bytes()), ("b" * 64, b"damaged")):
+        (cache / "bundles" / digest).mkdir(parents=True)
+        (cache / "bundles" / digest / "manifest.yaml").write_bytes(manifest)
+    items = inventory(cache)
+    assert {(item.kind, item.name) for item in items if item.kind in ("venv", "bundle")} == {
+        ("venv", "Python 3.11, 3 packages, torch 2.13.0+cpu"),
+        ("venv", "Python 3.11, 1 package, six 1.17.0"),
+        ("venv", "Python 3.11, 0 packages"),
+        ("venv", digests[3]),
+        ("bundle", "digits-cnn-0007 (aaaaaaaaaaaa)"),
+        ("bundle", "b" * 64),
+    }
 
 
 def test_unneeded_is_what_no_lock_and_no_image_speaks_of(cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a replay says, before it trains, about an image that is not the recorded one."""
+"""What a replay says, before it trains, about an image or a machine that is not the recorded one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, cast
 import pytest
 
 from reprobox.engines.interface import Engine
+from reprobox.fingerprint import Gpu
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import read_manifest
+from reprobox.workflow.compare import run_differences
 from reprobox.workflow.environment import Environment
 from reprobox.workflow.replay import _environment_differences
 
@@ -34,6 +36,21 @@ def said(packages: tuple[str, ...], **spec: Any) -> str:
     (found,) = _environment_differences(replace(manifest, engine=kind), environment, engine, manifest.machine)
     assert (found.what, found.recorded, found.here) == ("base image", base.digest, OTHER)
     return found.effect
+
+
+@pytest.mark.parametrize(("gpus", "told"), [("none", []), ("all", ["gpu", "driver"]), ("0", ["gpu", "driver"])])
+def test_a_gpu_of_the_machine_is_told_only_where_the_program_is_given_it(gpus: str, told: list[str]) -> None:
+    manifest: Manifest = read_manifest(Path(__file__).parent.parent / "assets" / "manifest-1.yaml")
+    resources = replace(manifest.spec.resources, gpus=gpus)
+    kind = replace(manifest.engine, kind="docker")
+    manifest = replace(manifest, spec=replace(manifest.spec, resources=resources), engine=kind)
+    gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=1, uuid_hash=OTHER)
+    here = replace(manifest.machine, gpus=(gpu,), driver="610.1")
+    environment = Environment(handle=OTHER, lock=manifest.lock, image=manifest.image)
+    found = _environment_differences(manifest, environment, cast(Engine, Docker()), here)
+    assert [each.what for each in found] == told
+    other = [each["what"] for each in run_differences(manifest, replace(manifest, machine=here))]
+    assert other == (["gpus"] if told else [])
 
 
 @pytest.fixture
