@@ -27,6 +27,8 @@ from reprobox.image.interface import StoredImage
 # The keys of an image's config that the OCI image specification (1.1, config.md) knows; the engine adds its own.
 _OCI_CONFIG = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
 
+_MOST_OUTPUT = 8 << 20
+
 # Words by which Docker engines from 20.10 to 29 say what was wrong with a pull.
 _UNREACHABLE = re.compile(
     r"dial tcp|no such host|connection refused|i/o timeout|Client\.Timeout|TLS handshake|x509|network is unreachable|"
@@ -129,7 +131,7 @@ class DockerImages:
     ) -> str:
         """Run `command` in a throw-away container (no network, no rights); return its standard output.
 
-        Nothing is mounted but `folder`, at `/work`, where the command may write.
+        Nothing is mounted but `folder`, at `/work`, where the command may write. Of very long output the end is kept.
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
@@ -140,7 +142,7 @@ class DockerImages:
             lent((folder,) if folder else (), user),
             running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution,
         ):
-            status = execution.pump(lambda stream, data: written[stream].extend(data), lambda: None)
+            status = execution.pump(lambda stream, data: _keep(written[stream], data), lambda: None)
         if status != 0:
             text = (written["stdout"] + written["stderr"]).decode(errors="replace").splitlines()
             raise ImageError(
@@ -156,6 +158,13 @@ class DockerImages:
                 self._calls.api.tag(image_id, name, tag, force=True)
         except DockerRefusedError as error:
             raise ImageError(error.message) from error
+
+
+def _keep(written: bytearray, data: bytes) -> None:
+    """Add `data`, and let go of the beginning where a program writes without end."""
+    written.extend(data)
+    if len(written) > 2 * _MOST_OUTPUT:
+        del written[:-_MOST_OUTPUT]
 
 
 class _EventError(Exception):
