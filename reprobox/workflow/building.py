@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 import tempfile
@@ -32,6 +33,7 @@ from reprobox.lock.locating import locate_archive
 from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
 from reprobox.lock.platforms import compatible_wheel_tags, platform_for
 from reprobox.lock.resolution import Renewal, resolve, resolve_build
+from reprobox.lock.settings import content_named
 from reprobox.lock.source_only import SourceArchive, SourceOnlyError
 from reprobox.lock.store import read_built, write_built
 from reprobox.progress import Observer
@@ -67,7 +69,9 @@ class Workshop:
 
         Raises LockError when it cannot be fetched or built, ImageError or EngineError when no container can be made.
         """
-        parts = [_SCHEME, archive.sha256, self.base.record.digest, self.base.python, self.platform, self.exclude_newer]
+        place = self.requirements.absolute().parent if self.requirements else Path.cwd()
+        parts = [_SCHEME, archive.sha256, self.base.record.digest, self.base.python, self.platform]
+        parts += [self.exclude_newer or "", content_named("UV_BUILD_CONSTRAINT", place, os.environ)]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         # Two builds need not give the same wheel, and all who lock this archive shall have one.
         with storage_errors(self.cache), locked(self.cache / "built" / f"{key}.lock"):
@@ -127,16 +131,24 @@ class Workshop:
         return self._locked(archive, (*said, *asked, _FRONTEND)) if asked else tools
 
     def _locked(self, archive: SourceArchive, lines: Iterable[str]) -> Lock:
-        return resolve_build(
-            tuple(lines),
-            shown=f"the build of {archive.name}",
-            requirements=self.requirements,
-            python=self.base.python,
-            platform=self.platform,
-            cache=self.cache,
-            observer=self.observer,
-            exclude_newer=self.exclude_newer,
-        )
+        try:
+            return resolve_build(
+                tuple(lines),
+                shown=f"the build of {archive.name}",
+                requirements=self.requirements,
+                python=self.base.python,
+                platform=self.platform,
+                cache=self.cache,
+                observer=self.observer,
+                exclude_newer=self.exclude_newer,
+            )
+        except SourceOnlyError as error:
+            names = ", ".join(f"{each.name} {each.version}" for each in error.archives)
+            raise LockError(
+                f"{archive.name} {archive.version} offers no wheel, nor does what its build needs: {names}",
+                hint=f"Build the wheel of {error.archives[0].name} once (`pip wheel`) and name its folder with "
+                f"find-links, or choose a version of {archive.name} that has a wheel.",
+            ) from error
 
     def _run(self, archive: SourceArchive, tools: Lock, folder: Path, what: str) -> None:
         """Run pep517.py in a container with these tools."""

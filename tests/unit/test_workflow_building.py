@@ -5,12 +5,15 @@ Everything is real but the container: a function in its place writes into the fo
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -194,3 +197,32 @@ def test_two_who_want_the_same_archive_at_once_get_one_wheel(tmp_path: Path, arc
     assert found[0] == found[1]
     assert isinstance(shop.store, Container)
     assert shop.store.builds == 1
+
+
+def test_what_limits_a_build_is_part_of_what_its_wheel_is_remembered_by(
+    tmp_path: Path, archive: SourceArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop(tmp_path, good)
+    assert isinstance(shop.store, Container)
+    shop.built(archive)
+    limits = tmp_path / "limits.txt"
+    monkeypatch.setenv("UV_BUILD_CONSTRAINT", str(limits))
+    for text, builds in (("setuptools<90\n", 2), ("setuptools<90\n", 2), ("setuptools<85\n", 3)):
+        limits.write_text(text)
+        shop.built(archive)
+        assert shop.store.builds == builds
+
+
+def test_a_build_that_needs_what_comes_as_source_only_is_refused_by_name(
+    tmp_path: Path, archive: SourceArchive
+) -> None:
+    links = Path(unquote(urlsplit(archive.source.url).path)).parent
+    (links / "setuptools-80.0-py3-none-any.whl").unlink()
+    with tarfile.open(links / "setuptools-80.0.tar.gz", "w:gz") as packed:
+        entry = tarfile.TarInfo("setuptools-80.0/PKG-INFO")
+        content = b"Metadata-Version: 2.1\nName: setuptools\nVersion: 80.0\n"
+        entry.size = len(content)
+        packed.addfile(entry, io.BytesIO(content))
+    with pytest.raises(LockError, match=r"nor does what its build needs: setuptools 80\.0") as caught:
+        built(tmp_path, archive, good)
+    assert "find-links" in (caught.value.hint or "")
