@@ -31,6 +31,8 @@ _OCI_CONFIG = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "W
 # moby, daemon/containerd/image_exporter.go
 _NOT_UNPACKED = "Error unpacking image"
 
+_MOST_OUTPUT = 8 << 20
+
 # Words by which Docker engines from 20.10 to 29 say what was wrong with a pull.
 _UNREACHABLE = re.compile(
     r"dial tcp|no such host|connection refused|i/o timeout|Client\.Timeout|TLS handshake|x509|network is unreachable|"
@@ -148,7 +150,7 @@ class DockerImages:
     ) -> str:
         """Run `command` in a throw-away container (no network, no rights); return its standard output.
 
-        Nothing is mounted but `folder`, at `/work`, where the command may write.
+        Nothing is mounted but `folder`, at `/work`, where the command may write. Of very long output the end is kept.
         Raises ImageError, with what the command wrote, when it exits with anything but 0.
         """
         written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
@@ -159,7 +161,7 @@ class DockerImages:
             lent((folder,) if folder else (), user),
             running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution,
         ):
-            status = execution.pump(lambda stream, data: written[stream].extend(data), lambda: None)
+            status = execution.pump(lambda stream, data: _keep(written[stream], data), lambda: None)
         if status != 0:
             text = (written["stdout"] + written["stderr"]).decode(errors="replace").splitlines()
             raise ImageError(
@@ -175,6 +177,13 @@ class DockerImages:
                 self._calls.api.tag(image_id, name, tag, force=True)
         except DockerRefusedError as error:
             raise ImageError(error.message) from error
+
+
+def _keep(written: bytearray, data: bytes) -> None:
+    """Add `data`, and let go of the beginning where a program writes without end."""
+    written.extend(data)
+    if len(written) > 2 * _MOST_OUTPUT:
+        del written[:-_MOST_OUTPUT]
 
 
 class _EventError(Exception):

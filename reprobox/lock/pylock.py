@@ -126,10 +126,11 @@ def _with_promised_only(
         allowed = promised.get(package.get("name", ""))
         if allowed is not None:
             kept = [wheel for wheel in package.get("wheels", []) if wheel.get("hashes", {}).get("sha256") in allowed]
-            archive = package.get("sdist", {})
-            if not kept and archive.get("hashes", {}).get("sha256") not in allowed:
+            archive = package.get("sdist", {}).get("hashes", {}).get("sha256") in allowed
+            if not kept and not archive:
                 raise UnpromisedError(package.get("name", ""), package.get("version", ""), shown)
-            packages.append({**package, "wheels": kept})
+            left = package if archive else {key: value for key, value in package.items() if key != "sdist"}
+            packages.append({**left, "wheels": kept})
         else:
             packages.append(package)
     return {**document, "packages": packages}

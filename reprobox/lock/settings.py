@@ -25,6 +25,8 @@ _INDEX_VARIABLES = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_IN
 _INDEX_KEYS = ("index", "index-url", "extra-index-url", "no-index")
 # Settings of uv that choose how it works and not what it finds.
 _WITHOUT_EFFECT = ("UV_CACHE_DIR", "UV_NO_PROGRESS", "UV_NO_CACHE", "UV_CONCURRENT_DOWNLOADS", "UV_LINK_MODE", "UV")
+# Variables that name files, separated by blanks, whose content restricts what uv finds.
+_NAMING_FILES = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_BUILD_CONSTRAINT")
 # Variables that would turn uv from the command it is given.
 _NOT_FOR_UV = ("RUST_LOG", "UV_WORKING_DIR", "UV_PROJECT", "UV_PYTHON", "UV_CUSTOM_COMPILE_COMMAND")
 
@@ -115,7 +117,7 @@ def gather_settings(folder: Path, options: IndexOptions, caller: Mapping[str, st
         trusted_hosts=(*trusted, *caller.get("UV_INSECURE_HOST", "").split()),
         cert=cert if cert and Path(cert).is_file() else None,
         proxy=environment.get("ALL_PROXY") if pip.proxy else None,
-        fingerprint=_fingerprint(pip, caller, [raw for raw, _ in files]),
+        fingerprint=_fingerprint(pip, folder, caller, [raw for raw, _ in files]),
         warnings=tuple(warnings),
     )
 
@@ -261,7 +263,14 @@ def _with_named_credentials(url: str, name: str, caller: Mapping[str, str]) -> s
     ).geturl()
 
 
-def _fingerprint(pip: PipSettings, caller: Mapping[str, str], files: list[bytes]) -> str:
+def content_named(variable: str, folder: Path, caller: Mapping[str, str]) -> str:
+    """Return a digest of the files that a variable of uv's names; empty when it names none. uv starts in `folder`."""
+    paths = [folder / path for path in caller.get(variable, "").split(" ") if path]
+    contents = [path.read_bytes() if path.is_file() else b"" for path in paths]
+    return hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in contents)).hexdigest() if paths else ""
+
+
+def _fingerprint(pip: PipSettings, folder: Path, caller: Mapping[str, str], files: list[bytes]) -> str:
     digest = hashlib.sha256(repr(pip).encode())
     for constraint in pip.constraints:
         path = Path(_absolute(constraint))
@@ -269,6 +278,8 @@ def _fingerprint(pip: PipSettings, caller: Mapping[str, str], files: list[bytes]
     for name in sorted(caller):
         if name.startswith("UV_") and name not in _WITHOUT_EFFECT:
             digest.update(f"{name}={caller[name]}\n".encode())
+        if name in _NAMING_FILES:
+            digest.update(content_named(name, folder, caller).encode())
     for raw in files:
         digest.update(hashlib.sha256(raw).digest())
     return digest.hexdigest()

@@ -111,7 +111,10 @@ def offering(settings: Settings, wheels: Mapping[LockedPackage, Path]) -> Iterat
             **settings.environment,
             "UV_FIND_LINKS": f"{links},{folder.as_uri()}" if links else folder.as_uri(),
         }
-        yield replace(settings, environment=environment), ("--constraints", str(pins))
+        # To uv a flag replaces the variable, so that what the user restricts by it is named beside our own.
+        restricting = [path for path in settings.environment.get("UV_CONSTRAINT", "").split(" ") if path]
+        named = tuple(word for path in (*restricting, str(pins)) for word in ("--constraints", path))
+        yield replace(settings, environment=environment), named
 
 
 @contextmanager

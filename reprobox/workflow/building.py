@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterable
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from reprobox.cache import storage_errors
+from reprobox.cache import locked, storage_errors
 from reprobox.engines.interface import Engine
 from reprobox.errors import ImageError, LockError
 from reprobox.image.assemble import assemble
@@ -30,6 +33,7 @@ from reprobox.lock.locating import locate_archive
 from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
 from reprobox.lock.platforms import compatible_wheel_tags, platform_for
 from reprobox.lock.resolution import Renewal, resolve, resolve_build
+from reprobox.lock.settings import content_named
 from reprobox.lock.source_only import SourceArchive, SourceOnlyError
 from reprobox.lock.store import read_built, write_built
 from reprobox.progress import Observer
@@ -37,6 +41,9 @@ from reprobox.progress import Observer
 # A change of how a wheel is built or written makes a new one.
 _SCHEME = "1"
 _FRONTEND = "build"
+# As WHEEL has them (PEP 425); they become part of a file's name, which a manifest holds to so many letters.
+_TAG = re.compile(r"[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+")
+_LONGEST_NAME = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +69,16 @@ class Workshop:
 
         Raises LockError when it cannot be fetched or built, ImageError or EngineError when no container can be made.
         """
-        parts = [_SCHEME, archive.sha256, self.base.record.digest, self.base.python, self.platform, self.exclude_newer]
+        place = self.requirements.absolute().parent if self.requirements else Path.cwd()
+        parts = [_SCHEME, archive.sha256, self.base.record.digest, self.base.python, self.platform]
+        parts += [self.exclude_newer or "", content_named("UV_BUILD_CONSTRAINT", place, os.environ)]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        known = read_built(self.cache, key)
-        if known is None or not has_wheel(known, cache=self.cache):
-            known = self._build(archive, None)
-            write_built(self.cache, key, known)
+        # Two builds need not give the same wheel, and all who lock this archive shall have one.
+        with storage_errors(self.cache), locked(self.cache / "built" / f"{key}.lock"):
+            known = read_built(self.cache, key)
+            if known is None or not has_wheel(known, cache=self.cache):
+                known = self._build(archive, None)
+                write_built(self.cache, key, known)
         return known
 
     def rebuilt(self, package: LockedPackage, lock: Lock) -> None:
@@ -92,13 +103,16 @@ class Workshop:
         with storage_errors(self.cache):
             self.cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=self.cache) as name:
-                folder = Path(name)
+                # Whatever the build writes it writes there: nothing is written there by others once it has run.
+                shared, own = Path(name) / "shared", Path(name) / "own"
+                shared.mkdir()
+                own.mkdir()
                 self.observer.working("build", f"{title}: fetching {archive.file}")
-                fetch_archive(archive, folder / archive.file, requirements=self.requirements)
-                tools = self._tools(archive, folder, pinned)
+                fetch_archive(archive, shared / archive.file, requirements=self.requirements)
+                tools = self._tools(archive, shared, pinned)
                 self.observer.working("build", f"{title}: building its wheel")
-                self._run(archive, tools, folder, "wheel")
-                made = self._taken(archive, tools, folder)
+                self._run(archive, tools, shared, "wheel")
+                made = self._taken(archive, tools, _built_wheel(shared / "dist", archive), own)
         taken = f"from {archive.file}, without a network   {time.monotonic() - started:.1f} s"
         self.observer.finished("built", f"{title}", taken)
         return made
@@ -107,26 +121,34 @@ class Workshop:
         """Return the lock of all that the build needs: what the project says, and what its backend asks for then."""
         if pinned is not None:
             return self._locked(archive, pinned)
-        from reprobox.lock.sdist import build_requires  # few runs build anything
+        from reprobox.lock.sdist import asked_requires, build_requires  # few runs build anything
 
         said = build_requires(folder / archive.file)
         tools = self._locked(archive, (*said, _FRONTEND))
         self.observer.working("build", f"{archive.name} {archive.version}: asking what its build needs")
         self._run(archive, tools, folder, "requires")
-        asked = _read_requires(folder / "requires.json", archive)
+        asked = asked_requires(folder / "requires.json", archive.file)
         return self._locked(archive, (*said, *asked, _FRONTEND)) if asked else tools
 
     def _locked(self, archive: SourceArchive, lines: Iterable[str]) -> Lock:
-        return resolve_build(
-            tuple(lines),
-            shown=f"the build of {archive.name}",
-            requirements=self.requirements,
-            python=self.base.python,
-            platform=self.platform,
-            cache=self.cache,
-            observer=self.observer,
-            exclude_newer=self.exclude_newer,
-        )
+        try:
+            return resolve_build(
+                tuple(lines),
+                shown=f"the build of {archive.name}",
+                requirements=self.requirements,
+                python=self.base.python,
+                platform=self.platform,
+                cache=self.cache,
+                observer=self.observer,
+                exclude_newer=self.exclude_newer,
+            )
+        except SourceOnlyError as error:
+            names = ", ".join(f"{each.name} {each.version}" for each in error.archives)
+            raise LockError(
+                f"{archive.name} {archive.version} offers no wheel, nor does what its build needs: {names}",
+                hint=f"Build the wheel of {error.archives[0].name} once (`pip wheel`) and name its folder with "
+                f"find-links, or choose a version of {archive.name} that has a wheel.",
+            ) from error
 
     def _run(self, archive: SourceArchive, tools: Lock, folder: Path, what: str) -> None:
         """Run pep517.py in a container with these tools."""
@@ -142,32 +164,24 @@ class Workshop:
         except ImageError as error:
             raise LockError(
                 f"{archive.name} {archive.version} offers no wheel, and building one from {archive.file} failed",
-                # The first line of the details only says that a program ended.
                 details=error.details,
                 hint="If a compiler or a library is missing, add it to the base (image.apt: [gcc, python3-dev]); the "
                 "build has no network. Else choose a version that has a wheel.",
             ) from error
 
-    def _taken(self, archive: SourceArchive, tools: Lock, folder: Path) -> LockedPackage:
-        """Write what the build gave as a wheel of the cache."""
-        from packaging.tags import parse_tag
+    def _taken(self, archive: SourceArchive, tools: Lock, built: Path, folder: Path) -> LockedPackage:
+        """Write the wheel that was built anew, in `folder`, and put it into the cache."""
+        from packaging.utils import parse_wheel_filename
+        from packaging.version import Version
 
         from reprobox.image.wheel import open_wheel
         from reprobox.lock.repack import repack, wheel_name
 
-        found = sorted((folder / "dist").glob("*.whl"))
-        if len(found) != 1:
-            raise LockError(f"the build of {archive.file} gave {len(found)} wheels", details=("expected one",))
-        package = LockedPackage(name=archive.name, version=archive.version, file=found[0].name, sha256="0" * 64)
-        with open_wheel(package, found[0]) as wheel:
-            said = (wheel.text(f"{wheel.dist_info}/WHEEL") or "").splitlines()
-            tags = tuple(line.partition(":")[2].strip() for line in said if line.startswith("Tag:"))
-            fitting = set(compatible_wheel_tags(self.base.python, self.platform))
-            if not any(tag in fitting for text in tags for tag in parse_tag(text)):
-                raise LockError(
-                    f"the build of {archive.file} gave a wheel for another system: {found[0].name}",
-                    details=(f"expected one for Python {self.base.python} on {self.platform}",),
-                )
+        expected = LockedPackage(
+            name=archive.name, version=archive.version, file=f"the wheel built from {archive.file}", sha256="0" * 64
+        )
+        with open_wheel(expected, built) as wheel:
+            tags = self._tags(wheel.text(f"{wheel.dist_info}/WHEEL") or "", archive)
             own = {f"{wheel.dist_info}/{name}" for name in ("WHEEL", "RECORD")}
             contents: dict[str, Path | bytes] = {}
             for number, name in enumerate(sorted(wheel.entries.keys() - own)):
@@ -177,35 +191,53 @@ class Workshop:
                 place.chmod(0o755 if wheel.executable(name) else 0o644)
                 contents[name] = place
             stem = wheel.stem
-        made = folder / wheel_name(archive.name, stem.rpartition("-")[2], tags)
+        # The folder in the wheel may spell the version in another way than everybody who reads the file's name.
+        made = folder / wheel_name(archive.name, str(Version(stem.rpartition("-")[2])), tags)
+        if len(made.name) > _LONGEST_NAME:
+            raise LockError(f"the build of {archive.file} gave a wheel for {len(tags)} kinds of system at once")
         repack(stem, tags, contents, made)
         with made.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
         built_from = BuiltFrom(
             file=archive.file, sha256=archive.sha256, requires=tuple(each.pinned_line for each in tools.packages)
         )
-        locked = LockedPackage(
+        package = LockedPackage(
             name=archive.name,
-            version=archive.version,
+            version=str(parse_wheel_filename(made.name)[1]),
             file=made.name,
             sha256=sha256,
             origin="sdist",
             built_from=built_from,
         )
-        locked.check()
-        store_wheel(locked, made, self.cache)
-        return locked
+        package.check()
+        store_wheel(package, made, self.cache)
+        return package
+
+    def _tags(self, text: str, archive: SourceArchive) -> tuple[str, ...]:
+        """Return the tags of a WHEEL file, one of which fits the base."""
+        from packaging.tags import parse_tag
+
+        tags = tuple(line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Tag:"))
+        for tag in tags:
+            if _TAG.fullmatch(tag) is None:
+                raise LockError(f"the build of {archive.file} gave a wheel with a tag that no wheel can have: {tag!r}")
+        fitting = set(compatible_wheel_tags(self.base.python, self.platform))
+        if not any(tag in fitting for text in tags for tag in parse_tag(text)):
+            raise LockError(
+                f"the build of {archive.file} gave a wheel for another system: {' '.join(tags) or 'without a tag'}",
+                details=(f"expected one for Python {self.base.python} on {self.platform}",),
+            )
+        return tags
 
 
-def _read_requires(path: Path, archive: SourceArchive) -> tuple[str, ...]:
-    """Read what the backend asked for: a file that the build wrote, and so anything at all."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(line, str) and "\n" not in line for line in found):
-        raise LockError(f"the build backend of {archive.file} does not say what it needs")
-    return tuple(found)
+def _built_wheel(dist: Path, archive: SourceArchive) -> Path:
+    """Return the one wheel that the build left: a file in a folder, and no link to one of this machine's."""
+    found = [] if dist.is_symlink() else sorted(dist.glob("*.whl"))
+    if len(found) != 1:
+        raise LockError(f"the build of {archive.file} gave {len(found)} wheels", details=("expected one",))
+    if not stat.S_ISREG(found[0].lstat().st_mode):
+        raise LockError(f"the build of {archive.file} gave a link or special file where a wheel was expected")
+    return found[0]
 
 
 def resolve_building(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -60,7 +60,9 @@ def prepare(
     with in_use(cache):
         chosen = choose_lock(engine, spec, project, cache=cache, observer=observer, relock=relock, from_env=from_env)
         _check_driver(spec, chosen.base, chosen.lock, observer)
-        wheels = _Wheels(chosen.lock, requirements=chosen.requirements, cache=cache, observer=observer)
+        wheels = _Wheels(
+            chosen.lock, requirements=chosen.requirements, beside=chosen.beside, cache=cache, observer=observer
+        )
         if chosen.base is None:
             return _installed(wheels)
         started = time.monotonic()
@@ -169,24 +171,29 @@ class _Wheels:
 
     def build_lost(self, base: Base, store: ImageStore) -> None:
         """Build what was built once and is to be had nowhere: neither in the cache nor beside what names it."""
+        lost = [package for package in self.lock.packages if not has_wheel(package, cache=self.cache)]
+        self._rebuild(lost, base, store)
+
+    def _rebuild(self, packages: Sequence[LockedPackage], base: Base, store: ImageStore) -> None:
         workshop = Workshop(
             base=base, store=store, cache=self.cache, observer=self.observer, requirements=self._requirements
         )
-        for package in self.lock.packages:
+        for package in packages:
             beside = self._beside is not None and (self._beside / package.file).is_file()
-            if package.built_from is not None and not beside and not has_wheel(package, cache=self.cache):
+            if package.built_from is not None and not beside:
                 workshop.rebuilt(package, self.lock)
 
     def pairs(self) -> list[tuple[LockedPackage, Path]]:
         paths = self.fetched()
         return [(package, paths[package.sha256]) for package in self.lock.packages]
 
-    def mended(self) -> bool:
-        """Fetch again what is damaged or gone, with a warning; return whether there was any."""
+    def mended(self, base: Base, store: ImageStore) -> bool:
+        """Fetch or build again what is damaged or gone, with a warning; return whether there was any."""
         damaged = damaged_wheels(self.lock, cache=self.cache)
         if damaged:
             names = ", ".join(package.file for package in damaged)
             self.observer.warning(f"cached wheels were missing or damaged and are fetched again: {names}")
+            self._rebuild(damaged, base, store)
             self.fetched(verify=True)
         return bool(damaged)
 
@@ -216,7 +223,7 @@ def _assembled(engine: Engine, spec: RunSpec, base: Base, wheels: _Wheels, *, ke
     try:
         return assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
     except ImageError:
-        if not wheels.mended():
+        if not wheels.mended(base, cast(ImageStore, engine)):
             raise
         return assemble(base, pairs, cache=cache, observer=observer, compiler=compiler)
 
@@ -227,7 +234,7 @@ def _loaded(engine: Engine, image: Image, wheels: _Wheels, started: float) -> En
         handle = load(image, store, observer=observer)
     except ImageError:
         # A layer that was lost is made from wheels; an image that was had as a whole comes from none.
-        if not image.wheels or not wheels.mended():
+        if not image.wheels or not wheels.mended(image.base, store):
             raise
         handle = load(image, store, observer=observer)
     mark_used([path for _, path in image.wheels])

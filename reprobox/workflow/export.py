@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox.bundle.reader import is_bundle
 from reprobox.cache import storage_errors, write_atomically
 from reprobox.errors import UsageError
 from reprobox.image.layout import ENVIRONMENT, WORK
@@ -21,19 +22,22 @@ from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import manifest_digest
 from reprobox.progress import Observer
 from reprobox.workflow.init import templates_folder
-from reprobox.workflow.paths import refuse_to_replace
-from reprobox.workflow.unpack import load_manifest
+from reprobox.workflow.paths import RunPaths, refuse_to_replace
+from reprobox.workflow.unpack import load_manifest, manifest_place, unpack
 
 _FIELD = re.compile(r"\{\{([a-z_]+)\}\}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was exported: `text` is the document, for a lock of `packages` packages."""
+    """What was exported: `text` is the document, for a lock of `packages` packages; `place` is the manifest, or bundle,
+    of the run.
+    """
 
     text: str
     packages: int
     lock: Lock
+    place: Path
 
 
 def export_run(run: Path, form: str) -> Export:
@@ -48,7 +52,12 @@ def export_run(run: Path, form: str) -> Export:
             f"the run {manifest.run.id} installed nothing over its base{base}",
             hint="there is nothing to export; take that image itself",
         )
-    return Export(text=_FORMS[form](manifest), packages=len(manifest.lock.packages), lock=manifest.lock)
+    return Export(
+        text=_FORMS[form](manifest),
+        packages=len(manifest.lock.packages),
+        lock=manifest.lock,
+        place=manifest_place(run).absolute(),
+    )
 
 
 def write_export(
@@ -68,7 +77,11 @@ def write_export(
                 refuse_to_replace(place, force=force)
         write_atomically(path, export.text.encode())
         if wheels:
-            found = fetch_wheels(export.lock, requirements=None, cache=cache, observer=observer)
+            if is_bundle(export.place):
+                unpack(export.place, cache=cache, observer=observer)
+            # Those that no index offers lie beside the manifest, or were in the bundle.
+            own = RunPaths(root=export.place.parent).wheels
+            found = fetch_wheels(export.lock, requirements=None, cache=cache, observer=observer, beside=own)
             folder = path.parent / WHEELS
             folder.mkdir(exist_ok=True)
             for package in export.lock.packages:

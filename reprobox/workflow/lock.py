@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox.cache import write_atomically
+from reprobox.cache import in_use, write_atomically
 from reprobox.engines import choose_engine
 from reprobox.errors import UsageError
 from reprobox.lock.changes import Change, changes
@@ -67,22 +67,23 @@ def make_lock(
     if reason:
         observer.warning(reason)
     renewal = None if read.complete else _renewal(before, before.as_made() if before else None, upgrade)
-    base, python, platform = target_of(opened, spec, cache=cache, observer=observer)
-    lock, _ = resolve_building(
-        opened,
-        base,
-        read.path,
-        python=python,
-        platform=platform,
-        cache=cache,
-        observer=observer,
-        choices=choices,
-        renewal=renewal,
-    )
-    warn_of_mixed_builds(lock, observer)
-    if read.complete:
-        return LockReport(lock=lock, requirements=read.path.name, path=None)
-    _keep_wheels(lock, project, cache)
+    with in_use(cache):
+        base, python, platform = target_of(opened, spec, cache=cache, observer=observer)
+        lock, _ = resolve_building(
+            opened,
+            base,
+            read.path,
+            python=python,
+            platform=platform,
+            cache=cache,
+            observer=observer,
+            choices=choices,
+            renewal=renewal,
+        )
+        warn_of_mixed_builds(lock, observer)
+        if read.complete:
+            return LockReport(lock=lock, requirements=read.path.name, path=None)
+        _keep_wheels(lock, project, cache)
     return _write(path, lock, before, project_lock_text(lock, read, choices), read.path.name)
 
 
@@ -99,9 +100,10 @@ def lock_environment(
     opened, reason = choose_engine(engine)
     if reason:
         observer.warning(reason)
-    _, lock = capture_environment(opened, spec, project, cache=cache, observer=observer)
-    warn_of_mixed_builds(lock, observer)
-    _keep_wheels(lock, project, cache)
+    with in_use(cache):
+        _, lock = capture_environment(opened, spec, project, cache=cache, observer=observer)
+        warn_of_mixed_builds(lock, observer)
+        _keep_wheels(lock, project, cache)
     choices = choices_of(spec)
     name = spec.environment.requirements
     read = find_requirements(project, name, choices) if (project / name).is_file() else None

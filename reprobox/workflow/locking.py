@@ -13,6 +13,7 @@ from reprobox.image.catalogue import offers
 from reprobox.image.interface import ImageStore
 from reprobox.image.model import BaseRecord
 from reprobox.lock.choices import Choices
+from reprobox.lock.export import WHEELS
 from reprobox.lock.model import Lock
 from reprobox.lock.platforms import platform_for
 from reprobox.lock.project import PROJECT_LOCK, read_project_lock
@@ -26,11 +27,14 @@ from reprobox.workflow.building import resolve_building
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A lock, the base it is for (None: the local engine has none), and the file whose index options hold for it."""
+    """A lock, the base it is for (None: the local engine has none), the file whose index options hold for it, and the
+    folder `beside` it where its wheels may lie.
+    """
 
     base: Base | None
     lock: Lock
     requirements: Path | None = None
+    beside: Path | None = None
 
 
 def choose_lock(
@@ -58,11 +62,14 @@ def choose_lock(
         return _installed(engine, spec, cache=cache, observer=observer)
     name, choices = spec.environment.requirements, choices_of(spec)
     own = None if relock else read_project_lock(project)
+    beside = None
     if own is not None and own.captured and not (project / name).exists():
         requirements = own.path
     else:
         read = find_requirements(project, name, choices)
         requirements = read.path
+        if read.kind == "pylock":
+            beside = requirements.parent / WHEELS
         # A lock that is named as the requirements is taken as it is; the project's own stands for requirements.
         if own is not None and name != PROJECT_LOCK and (own.captured or not read.complete):
             own.check_current(read, choices)
@@ -71,6 +78,7 @@ def choose_lock(
     base, python, platform = target_of(engine, spec, cache=cache, observer=observer)
     if own is not None:
         lock, note = own.select(python=python, platform=platform, cache=cache), PROJECT_LOCK
+        beside = own.path.parent / WHEELS
     else:
         lock, cached = resolve_building(
             engine,
@@ -86,7 +94,7 @@ def choose_lock(
         note = "cached" if cached else ""
     observer.finished("lock", describe_lock(lock), note)
     warn_of_mixed_builds(lock, observer)
-    return Chosen(base=base, lock=lock, requirements=requirements)
+    return Chosen(base=base, lock=lock, requirements=requirements, beside=beside)
 
 
 def _installed(engine: Engine, spec: RunSpec, *, cache: Path, observer: Observer) -> Chosen:

@@ -66,7 +66,8 @@ def push(manifest_path: Path, reference: str, *, insecure: bool, cache: Path, ob
             )
     engine = open_engine("docker")
     store = cast(ImageStore, engine)
-    image = _image(manifest, engine, cache, observer)
+    own = RunPaths(root=manifest_path.absolute().parent).wheels
+    image = _image(manifest, engine, own, cache, observer)
     with Session(target, push=True, logins=docker_login, insecure=insecure) as session:
         repository = Repository(session)
         pushed = push_image(image, repository, store, tag=target.wanted, observer=observer)
@@ -85,13 +86,13 @@ def push(manifest_path: Path, reference: str, *, insecure: bool, cache: Path, ob
     )
 
 
-def _image(manifest: Manifest, engine: Engine, cache: Path, observer: Observer) -> Image:
-    """Assemble the run's image again, or else take it as the engine holds it."""
+def _image(manifest: Manifest, engine: Engine, wheels: Path, cache: Path, observer: Observer) -> Image:
+    """Assemble the run's image again, with the `wheels` that the run keeps, or else take it as the engine holds it."""
     record = manifest.image
     assert record is not None
     failure: ReproboxError | None = None
     try:
-        image = remake(engine, manifest, cache=cache, observer=observer)
+        image = remake(engine, manifest, cache=cache, observer=observer, beside=wheels)
         if image.record == record:
             return image
     except (ImageError, LockError) as error:

@@ -87,6 +87,15 @@ def test_it_is_built_without_a_network_and_built_again_from_the_manifest_alone(
     assert replayed.data["verdict"] == "EXACT"
     assert "homemade 1.0   from homemade-1.0.tar.gz" in replayed.stderr
 
+    # Damaged in the cache, and what was made of it gone: it is built once more.
+    stored = reprobox.cache / "wheels" / package.sha256 / package.file
+    stored.write_bytes(bytes(stored.stat().st_size))
+    shutil.rmtree(reprobox.cache / "layers" / "index")
+    shutil.rmtree(reprobox.cache / "images")
+    mended = reprobox("replay", "manifest.yaml", "--json", folder=elsewhere, env=offered)
+    assert mended.data["verdict"] == "EXACT"
+    assert "homemade 1.0   from homemade-1.0.tar.gz" in mended.stderr
+
     # With the run's own folder of wheels nothing has to be built, and no index to be asked.
     shutil.rmtree(reprobox.cache / "wheels" / package.sha256)
     beside = reprobox("replay", str(run / "manifest.yaml"), "--json", folder=elsewhere)
@@ -101,7 +110,10 @@ def test_the_projects_lock_takes_the_built_wheel_along(
     assert made.data["packed"] == {"homemade": "sdist"}
     (wheel,) = (homemade / "wheels").iterdir()
     assert wheel.name == "homemade-1.0-py3-none-any.whl"
+    # As on another machine with the project alone, and no index that offers the archive.
     shutil.rmtree(reprobox.cache / "built", ignore_errors=True)
+    for stored in (reprobox.cache / "wheels").glob(f"*/{wheel.name}"):
+        shutil.rmtree(stored.parent)
     done = reprobox("run", "--json", "--engine", "docker", folder=homemade)
     assert json.loads(done.stdout)["status"] == "completed"
     assert "from homemade-1.0.tar.gz" not in done.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reprobox.engines.docker_calls import DockerLostError, DockerRefusedError
-from reprobox.engines.docker_images import DockerImages
+from reprobox.engines.docker_images import DockerImages, _keep
 from reprobox.errors import EngineError, ImageError
 
 
@@ -156,3 +156,11 @@ def test_a_found_image_has_the_config_in_oci_words_without_the_engines_own() -> 
 
 def test_an_image_that_is_not_there_is_none() -> None:
     assert images().find_image("x") is None
+
+
+def test_of_output_without_end_only_the_end_is_kept() -> None:
+    written = bytearray()
+    for number in range(40):
+        _keep(written, bytes((number,)) * (1 << 20))
+    assert len(written) <= 17 << 20
+    assert written.endswith(b"\x26" * (1 << 20) + b"\x27" * (1 << 20))

@@ -15,9 +15,11 @@ from packaging.pylock import Pylock
 from reprobox.cli.export import command
 from reprobox.errors import UsageError
 from reprobox.image.model import BaseRecord
+from reprobox.lock.model import Lock, LockedPackage
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import read_manifest, write_manifest
-from reprobox.workflow.export import export_run
+from reprobox.progress import Observer
+from reprobox.workflow.export import export_run, write_export
 from tests.unit.lock_support import PLATFORM, PYTHON, become_offline_user, make_wheel, sha256_of
 
 ASSET = Path(__file__).parent.parent / "assets" / "manifest-1.yaml"
@@ -154,3 +156,24 @@ def test_wheels_are_put_where_the_pylock_expects_them(
     refused = CliRunner().invoke(command, again).exception
     assert isinstance(refused, UsageError) and str(kept) in refused.message
     assert not Path(again[3]).exists()
+
+
+def test_wheels_that_no_index_offers_are_taken_from_beside_the_manifest(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    become_offline_user(monkeypatch, tmp_path)
+    monkeypatch.setenv("REPROBOX_CACHE", str(tmp_path / "cache"))
+    wheel = make_wheel(tmp_path / "wheels", "alpha", "1.0")
+    package = LockedPackage(name="alpha", version="1.0", file=wheel.name, sha256=sha256_of(wheel), origin="sdist")
+    lock = Lock(python=PYTHON, platform=PLATFORM, packages=(package,))
+    export = export_run(changed(lock=lock), "pylock")
+    (tmp_path / "out").mkdir()
+    write_export(
+        export,
+        tmp_path / "out" / "pylock.toml",
+        wheels=True,
+        force=False,
+        cache=tmp_path / "cache",
+        observer=Observer(),
+    )
+    assert sha256_of(tmp_path / "out" / "wheels" / wheel.name) == package.sha256

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from packaging.pylock import Pylock
 
+from reprobox.cache import nobody_else
 from reprobox.cli.lock import command
 from reprobox.engines import open_engine
 from reprobox.errors import LockError, SpecError, UsageError
@@ -24,6 +25,7 @@ from reprobox.lock.model import Lock, LockedPackage
 from reprobox.lock.project import read_project_lock
 from reprobox.lock.requirements import find_requirements
 from reprobox.spec import load_spec
+from reprobox.workflow.building import resolve_building
 from reprobox.workflow.environment import prepare
 from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel
 
@@ -260,3 +262,16 @@ def test_changes_are_told_by_kind_and_sorted_by_name() -> None:
         ("e", "added"),
     ]
     assert [each.kind for each in changes(None, before)] == ["added"] * 4
+
+
+def test_nothing_is_pruned_while_a_lock_is_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: list[bool] = []
+
+    def resolving(*arguments: Any, cache: Path, **named: Any) -> tuple[Lock, bool]:
+        with nobody_else(cache) as found:
+            alone.append(found)
+        return resolve_building(*arguments, cache=cache, **named)
+
+    monkeypatch.setattr("reprobox.workflow.lock.resolve_building", resolving)
+    lock(project)
+    assert alone == [False]

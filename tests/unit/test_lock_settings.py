@@ -172,7 +172,11 @@ def test_the_fingerprint_follows_every_setting_and_reveals_none(home: Path, monk
     seen.add(gather_settings(home, NONE).fingerprint)
     (home / "uv.toml").write_text('resolution = "lowest"\n')
     seen.add(gather_settings(home, NONE).fingerprint)
-    assert len(seen) == 5
+    monkeypatch.setenv("UV_CONSTRAINT", f"one.txt {home}/c.txt")
+    seen.add(gather_settings(home, NONE).fingerprint)
+    (home / "one.txt").write_text("click<8\n")
+    seen.add(gather_settings(home, NONE).fingerprint)
+    assert len(seen) == 7
     assert all(len(fingerprint) == 64 for fingerprint in seen)
     unchanged = gather_settings(home, NONE).fingerprint
     monkeypatch.setenv("UV_CACHE_DIR", "/elsewhere")

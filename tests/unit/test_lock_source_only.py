@@ -5,11 +5,16 @@ uv runs for real, without a network, on wheels and source archives in a folder t
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
 import io
+import lzma
+import os
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +32,7 @@ from reprobox.lock.locating import locate_archive
 from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
 from reprobox.lock.pylock import select_wheels
 from reprobox.lock.resolution import resolve, resolve_build
-from reprobox.lock.sdist import build_requires
+from reprobox.lock.sdist import asked_requires, build_requires
 from reprobox.lock.source_only import SourceOnlyError, _toml
 from reprobox.lock.store import read_built, write_built
 from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, sha256_of
@@ -137,6 +142,49 @@ def test_an_archive_that_a_hash_promises_is_taken_and_another_is_refused(links: 
     assert [each.name for each in lock_of(project, text, built_delta(project, sdist))[0].packages] == ["delta"]
     with pytest.raises(LockError, match=r"no wheel of delta 1\.0 that your indexes offer has a hash"):
         lock_of(project, f"delta==1.0 --hash=sha256:{'0' * 64}\n")
+
+
+def test_an_archive_without_the_promised_hash_does_not_stand_in_for_a_wheel_that_does_not_fit(project: Path) -> None:
+    other = "delta-1.0-cp311-cp311-win_amd64.whl"
+    document = {
+        "lock-version": "1.0",
+        "created-by": "x",
+        "packages": [
+            {
+                "name": "delta",
+                "version": "1.0",
+                "wheels": [{"path": other, "hashes": {"sha256": "1" * 64}}],
+                "sdist": {"path": "delta-1.0.tar.gz", "hashes": {"sha256": "2" * 64}},
+            }
+        ],
+    }
+
+    def select(*digests: str) -> None:
+        select_wheels(
+            document,
+            python=PYTHON,
+            platform=PLATFORM,
+            shown="requirements.txt",
+            folder=project,
+            promised={"delta": frozenset(digests)},
+        )
+
+    with pytest.raises(LockError, match="does not fit Python"):
+        select("1" * 64)
+    with pytest.raises(SourceOnlyError):
+        select("1" * 64, "2" * 64)
+
+
+def test_constraints_in_uvs_variable_hold_beside_what_was_built(
+    links: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(links, "epsilon", "2.0")
+    limits = [project / "one.txt", project / "two.txt"]
+    limits[0].write_text("epsilon<2\n")
+    limits[1].write_text("alpha<2\n")
+    monkeypatch.setenv("UV_CONSTRAINT", " ".join(map(str, limits)))
+    lock, _ = lock_of(project, "alpha\n", built_delta(project, links / "delta-1.0.tar.gz"))
+    assert lock.version_of("epsilon") == "1.0"
 
 
 def test_settings_of_uv_in_the_project_hold_for_source_archives_too(
@@ -250,13 +298,53 @@ def test_a_source_archive_says_what_its_build_needs(
         ("[build-system", "its pyproject.toml is not valid"),
         ('[build-system]\nbuild-backend = "x"\n', "does not say what a build needs"),
         ('[build-system]\nrequires = "x"\n', "does not say what a build needs"),
-        ('[build-system]\nrequires = ["x\\n--index-url http://e.org"]\n', "does not say what a build needs"),
+        ('[build-system]\nrequires = ["x\\n--index-url http://e.org"]\n', "it asks for"),
+        ('[build-system]\nrequires = ["--index-url http://e.org/${TOKEN}"]\n', "it asks for '--index-url"),
+        ('[build-system]\nrequires = ["-r /etc/hostname"]\n', "it asks for '-r /etc/hostname'"),
+        ('[build-system]\nrequires = ["x @ http://e.org/${TOKEN}/x.zip"]\n', "expected a package of an index"),
+        ("[build-system]\nrequires = ['x; os_name == \"a --index-url http://e.org\"']\n", "it asks for"),
+        ("x = " + "[" * 100_000, "its pyproject.toml is not valid"),
         ("#" * (1 << 20) + "#", "larger than 1 MiB"),
     ],
 )
 def test_a_source_archive_that_says_nothing_usable_is_refused(tmp_path: Path, content: str, words: str) -> None:
-    with pytest.raises(LockError, match=words):
+    with pytest.raises(LockError) as caught:
         build_requires(make_sdist(tmp_path, "x", "1", {"pyproject.toml": content}))
+    assert words in " ".join((caught.value.message, *caught.value.details))
+
+
+def test_what_a_backend_asked_for_is_read_as_what_a_stranger_wrote(tmp_path: Path) -> None:
+    told = tmp_path / "requires.json"
+    told.write_text('["wheel", "setuptools >= 40; python_version < \'4\'"]')
+    assert asked_requires(told, "x-1.zip") == ("wheel", "setuptools >= 40; python_version < '4'")
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(told)
+    os.mkfifo(pipe)
+    for path in (link, pipe, tmp_path, tmp_path / "nothing"):
+        with pytest.raises(LockError, match="does not say what it needs"):
+            asked_requires(path, "x-1.zip")
+    for content in ("[" * 100_000, "[1]", "{}", '["' + "x" * (1 << 20) + '"]', '["--index-url http://e.org"]'):
+        told.write_text(content)
+        with pytest.raises(LockError, match=r"does not say what it needs|cannot be built: it asks for"):
+            asked_requires(told, "x-1.zip")
+
+
+@pytest.mark.parametrize("packer", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@given(data=st.data())
+def test_whatever_is_packed_in_a_source_archive_is_read_or_refused(
+    packer: Callable[[bytes], bytes], data: st.DataObject
+) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_sdist(Path(folder), "x", "1", {"pyproject.toml": "[build-system]\nrequires = []\n"})
+        content = bytearray(gzip.decompress(path.read_bytes())[: data.draw(st.integers(0, 2048))])
+        for at, value in data.draw(st.dictionaries(st.integers(0, 1023), st.integers(0, 255), max_size=8)).items():
+            content[at : at + 1] = bytes((value,))
+        packed = packer(bytes(content))
+        path.write_bytes(packed[: data.draw(st.integers(0, len(packed)))])
+        with contextlib.suppress(LockError):
+            assert build_requires(path) in ((), ("setuptools>=40.8.0",))
 
 
 @pytest.mark.parametrize("file", ["x-1.tar.gz", "x-1.zip"])
