@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _KEPT = (
     *("index", "index-url", "extra-index-url", "no-index", "find-links", "index-strategy", "keyring-provider"),
     *("allow-insecure-host", "native-tls", "system-certs", "offline", "exclude-newer", "prerelease", "resolution"),
-    *("constraint-dependencies", "override-dependencies"),
+    *("constraint-dependencies", "override-dependencies", "exclude-dependencies", "torch-backend"),
+    "dependency-metadata",
 )
 
 
@@ -128,7 +129,10 @@ def _without_dependencies(settings: Settings, names: frozenset[str]) -> Iterator
                 merged[key] = [*merged.get(key, []), *(_anchored(item, settings.folder, key) for item in value)]
             elif key in _KEPT:
                 merged.setdefault(key, _anchored(value, settings.folder, key))
-    merged["dependency-metadata"] = [{"name": name, "requires-dist": []} for name in sorted(names)]
+    told = merged.setdefault("dependency-metadata", [])
+    # What the user says of a package himself is nearer to the truth.
+    known = {entry.get("name") for entry in told if isinstance(entry, dict)}
+    told += [{"name": name, "requires-dist": []} for name in sorted(names - known)]
     with tempfile.TemporaryDirectory(prefix="reprobox-uv-") as folder:
         path = Path(folder) / "uv.toml"
         path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in merged.items()), encoding="utf-8")

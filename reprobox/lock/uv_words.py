@@ -107,8 +107,7 @@ def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str,
             + ("; only source archives, or wheels for other systems" if sources else ""),
             details=reason,
             hint=f"Choose another version of {name} or another Python; or build its wheel once (`pip wheel {name}`) "
-            "and name its folder with find-links; or take it from an environment that has it (--from-env). No package "
-            "code is executed to make a lock.",
+            "and name its folder with find-links; or take it from an environment that has it (--from-env).",
         )
     unknown = _UNKNOWN.search(text)
     if unknown:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable
@@ -102,9 +103,10 @@ class Workshop:
         started = time.monotonic()
         with storage_errors(self.cache):
             self.cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=self.cache) as name:
+            folder = Path(tempfile.mkdtemp(prefix=".building-", dir=self.cache))
+            try:
                 # Whatever the build writes it writes there: nothing is written there by others once it has run.
-                shared, own = Path(name) / "shared", Path(name) / "own"
+                shared, own = folder / "shared", folder / "own"
                 shared.mkdir()
                 own.mkdir()
                 self.observer.working("build", f"{title}: fetching {archive.file}")
@@ -113,6 +115,10 @@ class Workshop:
                 self.observer.working("build", f"{title}: building its wheel")
                 self._run(archive, tools, shared, "wheel")
                 made = self._taken(archive, tools, _built_wheel(shared / "dist", archive), own)
+            finally:
+                # Not TemporaryDirectory, which changes modes on its way and, before Python 3.11.8, through links
+                # (CVE-2023-6597). What a build made undeletable stays until `reprobox cache prune`.
+                shutil.rmtree(folder, ignore_errors=True)
         taken = f"from {archive.file}, without a network   {time.monotonic() - started:.1f} s"
         self.observer.finished("built", f"{title}", taken)
         return made
