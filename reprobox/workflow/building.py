@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import re
-import stat
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable
