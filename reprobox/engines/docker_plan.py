@@ -25,6 +25,11 @@ RECORD_FOLDER = "/reprobox/record"
 SITE_FOLDER = "/reprobox/site"
 TEMPORARY_FOLDER = "/tmp"
 
+_HOST_NAME = "reprobox"
+# Without a network the engine does not say where the machine's own name leads, and whoever looks it up (torchrun, so
+# that its processes meet) waits for name servers that are not there, for minutes.
+_NO_NETWORK = {"NetworkMode": "none", "ExtraHosts": [f"{_HOST_NAME}:127.0.0.1"]}
+
 RUN_LABEL = "org.reprobox.run"
 OWNER_LABEL = "org.reprobox.owner"
 
@@ -244,7 +249,7 @@ def plan_to_container(
 ) -> dict[str, Any]:
     """Return the body of the create request for `plan` at the daemon that answered `info`."""
     host_config = _confinement(plan.memory, user, info) | {
-        "NetworkMode": "bridge" if plan.network else "none",
+        **({"NetworkMode": "bridge"} if plan.network else _NO_NETWORK),
         "Mounts": [
             _bind(plan.work.absolute(), WORK_FOLDER, read_only=False),
             _bind(plan.record.absolute(), RECORD_FOLDER, read_only=False),
@@ -297,7 +302,7 @@ def once_to_container(
         "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}", *libraries],
         "Labels": labels("once", owner),
         "HostConfig": _confinement(None, user, info)
-        | {"NetworkMode": "none", **({"Mounts": mounts} if mounts else {}), **chosen.host_config},
+        | {**_NO_NETWORK, **({"Mounts": mounts} if mounts else {}), **chosen.host_config},
     }
 
 
@@ -310,7 +315,7 @@ def _request(image: str, command: tuple[str, ...], user: tuple[int, int]) -> dic
         # Nothing of the image's own runs beside the program and takes time from it.
         "Healthcheck": {"Test": ["NONE"]},
         "User": f"{user[0]}:{user[1]}",
-        "Hostname": "reprobox",
+        "Hostname": _HOST_NAME,
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": False,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Reprobox, remove_image
+from tests.integration.conftest import Reprobox, Training, remove_image
 
 pytestmark = pytest.mark.network
 
@@ -135,6 +135,35 @@ def test_gradient_accumulation_and_two_processes_keep_their_order(reprobox: Repr
     assert (again["verdict"], again["steps_compared"]) == ("EXACT", 24)
     run_dir = Path(report["run_dir"])
     assert (run_dir / "losses.tsv").read_text() == (run_dir / "losses-001.tsv").read_text()
+
+
+PARALLEL = """
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    loss = (model(torch.randn(8, 4) + dist.get_rank()) ** 2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.docker
+def test_processes_that_torchrun_starts_meet_in_a_container_without_a_network(reprobox: Reprobox, tiny: Path) -> None:
+    (tiny / "parallel.py").write_text(PARALLEL)
+    command = ("--engine", "docker", "--json", "--", "torchrun", "--nproc-per-node", "2", "parallel.py")
+    for _ in range(4):
+        done = reprobox("run", *command, folder=tiny, code=None)
+        if done.code == 0 or Training.GLOO_ABORTED not in done.stderr:
+            break
+    assert done.code == 0, done.stderr
+    assert done.data["steps"] == 6
+    shown = reprobox("show", done.data["manifest"], "--json", folder=tiny).data
+    assert [stream["count"] for stream in shown["streams"]] == [3, 3]
 
 
 def test_show_tells_a_person_and_a_program(reprobox: Reprobox, tiny: Path) -> None:

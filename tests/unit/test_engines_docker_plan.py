@@ -65,13 +65,15 @@ def test_the_container_is_confined() -> None:
     assert config["CapDrop"] == ["ALL"]
     assert config["SecurityOpt"] == ["no-new-privileges"]
     assert config["NetworkMode"] == "none"
+    assert config["ExtraHosts"] == ["reprobox:127.0.0.1"]
     assert 0 < config["PidsLimit"] < 2**15
     assert config["Ulimits"] == [{"Name": "core", "Soft": 0, "Hard": 0}]
     assert "Privileged" not in config and "Binds" not in config
 
 
 def test_a_network_is_there_only_when_wanted() -> None:
-    assert host(network=True)["NetworkMode"] == "bridge"
+    config = host(network=True)
+    assert config["NetworkMode"] == "bridge" and "ExtraHosts" not in config
 
 
 def test_the_program_runs_as_the_user_in_the_work_folder_whatever_the_image_says() -> None:
