@@ -25,6 +25,9 @@ RECORD_FOLDER = "/reprobox/record"
 SITE_FOLDER = "/reprobox/site"
 TEMPORARY_FOLDER = "/tmp"
 
+# By these Python starts the runtime, leaves no bytecode in the user's folder, and writes output as it comes.
+PYTHON_VARIABLES = {"PYTHONPATH": SITE_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+
 RUN_LABEL = "org.reprobox.run"
 OWNER_LABEL = "org.reprobox.owner"
 
@@ -178,9 +181,7 @@ def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -
         "PATH": f"{ENVIRONMENT_PREFIX}/bin:{image_path(image_env)}",
         "HOME": TEMPORARY_FOLDER,
         "TMPDIR": TEMPORARY_FOLDER,
-        "PYTHONPATH": SITE_FOLDER,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
+        **PYTHON_VARIABLES,
         RECORD_VARIABLE: RECORD_FOLDER,
     }
 
