@@ -81,14 +81,6 @@ mkdir -p scratch
 {options}    "$@" {name}.sif {command}
 """
 
-# Apptainer mounts only onto what is there.
-_DATA = """\
-: "${DATA:?name the folder from which the paths of the data lead to it: DATA=FOLDER sh ...}"
-mount_point() {
-    if [ -d "$DATA/$1" ]; then mkdir -p "code/$1"; else mkdir -p "$(dirname "code/$1")"; : > "code/$1"; fi
-}
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ApptainerExport:
@@ -197,11 +189,12 @@ def script_of(manifest: Manifest) -> str:
     if not spec.network:
         options.append("--net --network none")
     if manifest.data:
-        preparation.append(_DATA)
+        preparation.append(': "${DATA:?name the folder from which the paths of the data lead: DATA=FOLDER sh ...}"\n')
     for record in manifest.data:
-        preparation.append(f"mount_point {shlex.quote(record.path)}\n")
-        path = shlex.quote(_escaped(record.path))
-        options.append(f'--bind "$DATA"/{path}:{WORK_FOLDER}/{path}:ro')
+        # A line of CSV, where --bind has no way to write every path.
+        path = record.path.replace('"', '""')
+        target = shlex.quote(f'/{path}","dst={WORK_FOLDER}/{path}",ro')
+        options.append(f"""--mount 'type=bind,"src='"$DATA"{target}""")
     return _SCRIPT.format(
         name=manifest.name,
         record=RECORD,
@@ -213,8 +206,3 @@ def script_of(manifest: Manifest) -> str:
         options="".join(f"    {option} \\\n" for option in options),
         command=shlex.join(spec.command),
     )
-
-
-def _escaped(path: str) -> str:
-    """Write a path for --bind, where colons and commas have a meaning."""
-    return path.replace(":", "\\:").replace(",", "\\,")
