@@ -70,8 +70,8 @@ _SCRIPT = """\
 # Trains as the reprobox run {name} did, in {name}.sif, and records into the folder {record}, once.
 # Start it in its folder; what follows it goes to Apptainer: sh {name}.sh --writable-tmpfs
 set -eu
-if [ "$(ls {record})" != config.json ]; then
-    echo "{record} holds the record of a training already: export the run again, into a new folder" >&2
+if [ "$(ls {record} 2>/dev/null)" != config.json ]; then
+    echo "either this is not its folder, or {record} holds a training already, which needs an export of its own" >&2
     exit 2
 fi
 mkdir -p scratch
@@ -101,7 +101,7 @@ def export_apptainer(run: Path, folder: Path, *, cache: Path, observer: Observer
     """Write to `folder` the image of a run as an OCI archive, the definition file that builds upon it, the run's code,
     the runtime with its configuration, and the script that trains with all of it.
 
-    Raises UsageError for a run without a container and for a folder that was exported to before, ManifestError or
+    Raises UsageError for a run without a container and for a folder that was exported to, ManifestError or
     BundleError when the run cannot be trusted, IncomparableError when its code is not to be had,
     EngineUnavailableError without a Docker engine (the base may lie there), and what `remake` raises.
     """
@@ -154,8 +154,8 @@ def _check(manifest: Manifest, folder: Path) -> None:
     taken = [name for name in (CODE, RECORD, RUNTIME) if (folder / name).exists()]
     if taken:
         raise UsageError(
-            f"{folder} was exported to before: it holds {', '.join(taken)}",
-            details=("a record that a training may have begun is not written over",),
+            f"{folder} holds {', '.join(taken)} already",
+            details=("what may be code of yours, or the record of a training, is not written over",),
             hint="name a new folder with -o",
         )
 

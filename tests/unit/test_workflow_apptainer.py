@@ -129,7 +129,7 @@ def test_a_folder_that_was_trained_in_is_not_trained_in_again(manifest: Manifest
     assert train(manifest, folder).returncode == 7
     (folder / "asked.json").unlink()
     again = train(manifest, folder)
-    assert again.returncode == 2 and "a training already" in again.stderr
+    assert again.returncode == 2 and "holds a training already" in again.stderr
     assert not (folder / "asked.json").exists()
 
 
@@ -178,5 +178,5 @@ def test_a_run_of_another_seeding_scheme_is_not_exported(manifest: Manifest, tmp
 
 def test_a_record_that_may_have_begun_is_not_written_over(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "cluster" / "record").mkdir(parents=True)
-    with pytest.raises(UsageError, match="exported to before: it holds record"):
+    with pytest.raises(UsageError, match="holds record already"):
         exported(manifest, tmp_path)
