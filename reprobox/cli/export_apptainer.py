@@ -14,31 +14,28 @@ from reprobox.cli.options import json_option
 @click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to."
 )
-@click.option("--force", is_flag=True, help="Replace the files if they are there.")
 @json_option
-def apptainer(run: Path, output: Path, force: bool, as_json: bool) -> int:
-    """A definition file and an OCI archive, for clusters that have Apptainer and no Docker.
+def apptainer(run: Path, output: Path, as_json: bool) -> int:
+    """A run's image, code and runtime, for clusters that have Apptainer and no Docker.
 
-    They hold the run's environment: its Python and its packages, not its code. The archive is the run's image, so
-    skopeo and podman read it, too.
+    Written are an OCI archive with the image, the definition file that builds upon it, and a script that trains as the
+    run did and records; `reprobox compare RUN FOLDER` judges that. Data stays where it is.
     """
     from reprobox.cache import cache_root
     from reprobox.cli.console import Console
     from reprobox.workflow.apptainer import export_apptainer
-    from reprobox.workflow.paths import refuse_to_replace
-    from reprobox.workflow.unpack import load_manifest
 
     console = Console(as_json=as_json)
-    manifest = load_manifest(run)
-    for file in (f"{manifest.name}.def", f"{manifest.name}.oci.tar"):
-        refuse_to_replace(output / file, force=force)
-    written = export_apptainer(manifest, output, cache=cache_root(), observer=console)
+    written = export_apptainer(run, output, cache=cache_root(), observer=console)
     console.field("archive", f"{written.archive}  {written.image}")
-    console.field("build", f"cd {output} && apptainer build {manifest.name}.sif {written.definition.name}")
+    console.field("build", f"cd {output} && apptainer build {written.name}.sif {written.definition.name}")
+    console.field("train", f"sh {written.script.name}")
+    console.field("judge", f"reprobox compare {run} {output}")
     console.result(
         {
             "definition": str(written.definition),
             "archive": str(written.archive),
+            "script": str(written.script),
             "config_digest": written.image,
             "identical": written.identical,
         }

@@ -25,6 +25,9 @@ RECORD_FOLDER = "/reprobox/record"
 SITE_FOLDER = "/reprobox/site"
 TEMPORARY_FOLDER = "/tmp"
 
+# By these Python starts the runtime, leaves no bytecode in the user's folder, and writes output as it comes.
+PYTHON_VARIABLES = {"PYTHONPATH": SITE_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+
 _HOST_NAME = "reprobox"
 # Without a network the engine does not say where the machine's own name leads, and whoever looks it up (torchrun, so
 # that its processes meet) waits for name servers that are not there, for minutes.
@@ -187,9 +190,7 @@ def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -
         "PATH": f"{ENVIRONMENT_PREFIX}/bin:{image_path(image_env)}",
         "HOME": TEMPORARY_FOLDER,
         "TMPDIR": TEMPORARY_FOLDER,
-        "PYTHONPATH": SITE_FOLDER,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
+        **PYTHON_VARIABLES,
         RECORD_VARIABLE: RECORD_FOLDER,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,15 @@ def judge(
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The verdict on two runs, how many losses the first recorded, and what else differs between them."""
+    """The verdict on two runs, how many losses the first recorded, and what else differs between them.
+
+    `note` says what was not looked at, if anything.
+    """
 
     verdict: Verdict
     steps_recorded: int
     differences: list[dict[str, str]]
+    note: str | None = None
 
 
 def compare_runs(first: Path, second: Path, *, tolerance: Tolerance | None) -> Comparison:
@@ -80,6 +84,11 @@ def run_differences(one: Manifest, other: Manifest) -> list[dict[str, str]]:
         ("status", one.run.status, other.run.status),
         ("outputs", _outputs(one), _outputs(other)),
     ]
+    return unequal(pairs)
+
+
+def unequal(pairs: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """Return those of (what, recorded, here) whose two values differ, as they are shown and written."""
     return [{"what": what, "recorded": first, "here": second} for what, first, second in pairs if first != second]
 
 

@@ -25,7 +25,7 @@ def read_findings(record: Path) -> dict[str, list[dict[str, Any]]]:
     """
     counts: dict[str, Counter[tuple[str, str]]] = {table: Counter() for table in TABLES}
     for path in sorted(record.glob(f"{protocol.ENTROPY_PREFIX}*{protocol.ENTROPY_SUFFIX}")):
-        content = _read(path)
+        content = read_object(path)
         for table in TABLES:
             rows = content.get(table)
             for row in rows[:_MAX_FINDINGS] if isinstance(rows, list) else ():
@@ -54,8 +54,11 @@ def warnings_of(findings: list[dict[str, Any]]) -> list[str]:
     return texts
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read one file, if it is a plain one: a link could lead out of the folder, a pipe would never end."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in one file of a record, which the program may have written; `{}` where there is none.
+
+    Only a plain file is opened: a link could lead out of the folder, a pipe would never end.
+    """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
             if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):

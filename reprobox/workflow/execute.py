@@ -95,7 +95,7 @@ def execute(job: Job, observer: Observer, watch: Watch | None = None) -> Result:
 
 def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> None:
     lay_out_runtime(job.paths.site)
-    _configure_runtime(job)
+    configure_runtime(job.spec, job.paths.record)
     tail = StreamTail(job.paths.record)
     done = 0
     plan = _plan(job)
@@ -139,17 +139,17 @@ def lay_out_runtime(site: Path) -> None:
     shutil.copyfile(source / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
 
 
-def _configure_runtime(job: Job) -> None:
-    """Tell the runtime what is wanted of it."""
+def configure_runtime(spec: RunSpec, record: Path) -> None:
+    """Tell the runtime what is wanted of it: a file in the folder `record`, which it will record into."""
     config = {
-        "seed": job.spec.seed,
+        "seed": spec.seed,
         "seed_scheme": SCHEME,
-        "deterministic": job.spec.deterministic,
-        "threads": job.spec.resources.cpus,
-        "digest_every": job.spec.trajectory.digest_every,
-        "loader_seeding": job.spec.loader_seeding,
+        "deterministic": spec.deterministic,
+        "threads": spec.resources.cpus,
+        "digest_every": spec.trajectory.digest_every,
+        "loader_seeding": spec.loader_seeding,
     }
-    (job.paths.record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+    (record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 
 
 def _plan(job: Job) -> Plan:
