@@ -17,7 +17,7 @@ $(READY): pyproject.toml
 	touch $@
 
 test: $(READY)
-	python -m pytest tests/unit
+	python -m pytest --numprocesses auto tests/unit
 	python -m pytest tests/integration
 
 lint: $(READY)

@@ -119,7 +119,7 @@ def _too_large(name: str, what: str, size: int, limit: int, error: type[Reprobox
     )
 
 
-_UNFINISHED_ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]?|u[0-9A-Fa-f]{0,3}|U[0-9A-Fa-f]{0,7})?$")
+_UNFINISHED = re.compile(r"(?:\\(?:x[0-9A-Fa-f]?|u[0-9A-Fa-f]{0,3}|U[0-9A-Fa-f]{0,7})?|[\s,\[]-)$")
 
 
 class _Refused(Exception):
@@ -159,8 +159,8 @@ def _malformed(problem: Any, text: str, name: str, error: type[ReproboxError]) -
     # The mark may stand behind the last line break, on a line that nobody sees.
     line = min(mark.line, text.rstrip().count("\n")) + 1 if mark else 1
     begun = f"begun on line {context.line + 1}" if context else ""
-    # Where the file ends inside an escape (`\u00`), the mark stands at its beginning.
-    end = len(_UNFINISHED_ESCAPE.sub("", text.rstrip()))
+    # Where the file ends inside an escape (`\u00`) or after the dash that begins a word, the mark stands before it.
+    end = len(_UNFINISHED.sub("", text.rstrip()))
     if mark and mark.index >= end > 0:
         return error(
             f"{name}:{line}: the file ends in the middle of an entry {begun}".rstrip(),

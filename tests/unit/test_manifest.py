@@ -176,6 +176,7 @@ def test_a_manifest_of_100_mb_is_refused_without_being_read(tmp_path: Path) -> N
 @settings(max_examples=60)
 @given(st.integers(0, len(EXAMPLE.read_bytes()) - 2))
 @example(EXAMPLE.read_bytes().index(b"\\") + 1)
+@example(EXAMPLE.read_bytes().index(b"train.py, -") + len(b"train.py, -"))
 def test_a_manifest_cut_off_anywhere_is_said_to_be_cut_off(length: int) -> None:
     error = refused(EXAMPLE.read_bytes()[:length])
     said = "\n".join([error.message, *error.details])
