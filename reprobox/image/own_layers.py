@@ -98,7 +98,10 @@ def _make_groups(
         return environment.make_group(cache, groups[number], damaged=damaged, progress=unpacked)
 
     with ThreadPoolExecutor(max_workers=min(_WORKERS, len(os.sched_getaffinity(0)))) as pool:
-        futures: list[Future[Layer]] = [pool.submit(make, number) for number in range(len(groups))]
+        # The one that takes longest begins first, so that none is left over when the others are done.
+        by_size = sorted(range(len(groups)), key=lambda number: -environment.layer_size(groups[number]))
+        begun = {number: pool.submit(make, number) for number in by_size}
+        futures: list[Future[Layer]] = [begun[number] for number in range(len(groups))]
         try:
             pending: set[Future[Layer]] = set(futures)
             while pending:

@@ -1,7 +1,7 @@
 """What a generator yields, made ahead of its use in a thread of its own.
 
-Unpacking one large wheel is a chain of two parts that both keep a core busy: inflating and checking its files, and
-hashing and writing the layer. zlib, hashlib and files let go of the interpreter, so that two threads run on two cores.
+Unpacking a large file is a chain of two parts that both keep a core busy: inflating and checking it, and hashing and
+writing the layer. zlib, hashlib and files let go of the interpreter, so that two threads run on two cores.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 @contextmanager
-def ahead(source: Generator[T], depth: int) -> Iterator[Iterator[T]]:
+def ahead(source: Iterator[T], depth: int) -> Iterator[Iterator[T]]:
     """Give an iterator over `source` that is up to `depth` items ahead of its user; it raises what `source` raises.
 
     Leaving the context closes `source` and ends the thread, however much was used.
@@ -35,13 +35,15 @@ def ahead(source: Generator[T], depth: int) -> Iterator[Iterator[T]]:
 
     def make() -> None:
         try:
-            with closing(source):
-                for item in source:
-                    if not put((item,)):
-                        return
+            for item in source:
+                if not put((item,)):
+                    return
             put(None)
         except BaseException as error:  # handed to the user of the iterator, whatever it is
             put(error)
+        finally:
+            if isinstance(source, Generator):
+                source.close()
 
     def taken() -> Iterator[T]:
         while (item := made.get()) is not None:
