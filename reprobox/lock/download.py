@@ -51,13 +51,10 @@ def fetch_wheels(
 
 def fetch_archive(archive: SourceArchive, path: Path, *, requirements: Path | None) -> None:
     """Fetch a source archive to `path`. Raises LockError when it is offered no more or does not match its hash."""
-    from reprobox.lock.requirements import index_options
-    from reprobox.lock.requirements_text import IndexOptions
-    from reprobox.lock.settings import gather_settings
+    from reprobox.lock.requirements import settings_for
     from reprobox.lock.transfer import GoneError, Transfer
 
-    options = index_options(requirements) if requirements is not None else IndexOptions()
-    settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
+    settings, _ = settings_for(requirements)
     try:
         with Transfer(settings) as transfer:
             _, sha256 = transfer.save(archive.source.url, path, lambda _: None)
@@ -152,14 +149,11 @@ def _fetch(
     # What fetching takes costs tens of milliseconds to import, which a cache that holds every wheel need not pay.
     from reprobox.lock.locating import locate, not_offered
     from reprobox.lock.pylock import Source
-    from reprobox.lock.requirements import index_options
-    from reprobox.lock.requirements_text import IndexOptions
-    from reprobox.lock.settings import gather_settings
+    from reprobox.lock.requirements import settings_for
     from reprobox.lock.store import read_sources, write_sources
     from reprobox.lock.transfer import Transfer
 
-    options = index_options(requirements) if requirements is not None else IndexOptions()
-    settings = gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options)
+    settings, options = settings_for(requirements)
     known = read_sources(cache, lock)
     if beside is not None:
         there = [package for package in missing if (beside / package.file).is_file()]

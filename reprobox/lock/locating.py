@@ -10,9 +10,9 @@ from pathlib import Path
 from reprobox.errors import LockError
 from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, torch_build
 from reprobox.lock.pylock import Sources, UnpromisedError, offered_wheels, select_wheels
-from reprobox.lock.requirements import index_options
+from reprobox.lock.requirements import settings_for
 from reprobox.lock.requirements_text import IndexOptions
-from reprobox.lock.settings import Settings, gather_settings
+from reprobox.lock.settings import Settings
 from reprobox.lock.source_only import SourceArchive, SourceOnlyError, compile_with_sources
 from reprobox.lock.uv_command import UvFailure, compile_pylock
 from reprobox.lock.uv_words import explain, no_solution
@@ -52,8 +52,8 @@ def locate_archive(
 
     Raises LockError when none of the user's indexes offers it any more.
     """
-    options = index_options(requirements) if requirements is not None else IndexOptions()
-    settings = _unrestricted(gather_settings(requirements.absolute().parent if requirements else Path.cwd(), options))
+    settings, options = settings_for(requirements)
+    settings = _unrestricted(settings)
     try:
         document = compile_with_sources(
             f"{options.text}{package.name}=={package.version} --hash=sha256:{built_from.sha256}\n",
@@ -122,9 +122,7 @@ def _offered(
     platform: str | None,
     arguments: tuple[str, ...] = (),
 ) -> Sources:
-    text = options.text + "".join(
-        f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n" for package in packages
-    )
+    text = options.text + "".join(f"{package.pinned_line}\n" for package in packages)
     try:
         compiled = compile_pylock(
             text, settings, python=lock.python, platform=platform, arguments=("--no-deps", *arguments)

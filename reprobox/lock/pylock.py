@@ -187,10 +187,15 @@ def _archive(package: Package, distribution: PackageSdist, shown: str, folder: P
     )
 
 
+def _own(package: Package) -> Mapping[str, Any]:
+    """Return what reprobox keeps of a package in a lock of its own."""
+    own = (package.tool or {}).get("reprobox")
+    return own if isinstance(own, Mapping) else {}
+
+
 def _built_from(package: Package) -> BuiltFrom | None:
     """Return what reprobox's own lock says of a wheel that was built."""
-    own = (package.tool or {}).get("reprobox")
-    table = own.get("built_from") if isinstance(own, Mapping) else None
+    table = _own(package).get("built_from")
     if not isinstance(table, Mapping) or not isinstance(table.get("requires"), (list, tuple)):
         return None
     return BuiltFrom(
@@ -202,8 +207,7 @@ def _built_from(package: Package) -> BuiltFrom | None:
 
 def _origin(package: Package) -> str | None:
     """Return the mark that reprobox's own lock gives a packed wheel."""
-    own = (package.tool or {}).get("reprobox")
-    origin = own.get("origin") if isinstance(own, Mapping) else None
+    origin = _own(package).get("origin")
     return origin if origin in ORIGINS else None
 
 

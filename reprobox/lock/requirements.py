@@ -18,6 +18,7 @@ from reprobox.lock.choices import Choices
 from reprobox.lock.foreign import EXPORTERS, UV_LOCK
 from reprobox.lock.pyproject import read_pyproject
 from reprobox.lock.requirements_text import IndexOptions, Line, classify_unlockable, parse_lines
+from reprobox.lock.settings import Settings, gather_settings
 
 Kind = Literal["requirements", "pyproject", "pylock", "uv", "foreign"]
 
@@ -131,6 +132,17 @@ def index_options(path: Path) -> IndexOptions:
     if path.name == "pyproject.toml" or path.name == UV_LOCK or path.name in EXPORTERS:
         return IndexOptions()
     return read_requirements(path).options
+
+
+def settings_for(requirements: Path | None) -> tuple[Settings, IndexOptions]:
+    """Return the user's settings where `requirements` lies, and the index options that the file sets itself.
+
+    None is for what has only a manifest: the settings of the current folder, and no options.
+    """
+    if requirements is None:
+        return gather_settings(Path.cwd(), IndexOptions()), IndexOptions()
+    options = index_options(requirements)
+    return gather_settings(requirements.absolute().parent, options), options
 
 
 def read_requirements_text(text: str, path: Path) -> Requirements:

@@ -20,16 +20,15 @@ from reprobox.lock.pylock import NOTHING_BUILT, Sources, UnpromisedError, select
 from reprobox.lock.requirements import (
     NO_CHOICES,
     Requirements,
-    index_options,
     read_requirements,
     read_requirements_text,
+    settings_for,
 )
-from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import Settings, gather_settings
 from reprobox.lock.source_only import compile_with_sources, offering
 from reprobox.lock.store import FORMAT, read_lock, write_lock, write_sources
-from reprobox.lock.uv_command import Compiled, UvFailure, compile_pylock, uv_version
-from reprobox.lock.uv_words import explain, without_wheels, yanked
+from reprobox.lock.uv_command import UvFailure, uv_version
+from reprobox.lock.uv_words import explain, yanked
 from reprobox.progress import Observer
 
 
@@ -119,14 +118,12 @@ def resolve_build(
     UV_BUILD_CONSTRAINT names restricts it. Raises SpecError for a line that is no requirement that a lock can hold,
     LockError when they cannot be resolved to wheels.
     """
-    options = index_options(requirements) if requirements is not None else IndexOptions()
-    folder = requirements.absolute().parent if requirements is not None else Path.cwd()
+    settings, options = settings_for(requirements)
     text = options.text + "".join(f"{line}\n" for line in lines)
-    settings = gather_settings(folder, options)
     constraint = settings.environment.get("UV_BUILD_CONSTRAINT")
     environment = {name: value for name, value in settings.environment.items() if name != "UV_CONSTRAINT"}
     task = _Task(
-        read=replace(read_requirements_text(text, folder / shown), text=text),
+        read=replace(read_requirements_text(text, settings.folder / shown), text=text),
         settings=replace(
             settings,
             constraint_arguments=(),
@@ -205,40 +202,20 @@ def _compiled(
     wheels = {package: wheel_path(task.cache, package) for package in task.built.values()}
     try:
         with offering(task.settings, wheels) as (settings, more):
-            compiled = _compiled_with(settings, source, task, listed_for, (*arguments, *more))
+            compiled = compile_with_sources(
+                source,
+                settings,
+                python=task.python,
+                platform=listed_for,
+                arguments=(*arguments, *more),
+                preferred=task.renewal.before if task.renewal else None,
+            )
     except UvFailure as failure:
         shown = task.read.path.name
         raise explain(failure, source=shown, python=task.python, platform=task.platform) from None
     for warning in yanked(compiled.said):
         task.observer.warning(warning)
     return compiled.document
-
-
-def _compiled_with(
-    settings: Settings, source: Path | str | None, task: _Task, listed_for: str | None, arguments: tuple[str, ...]
-) -> Compiled:
-    preferred = task.renewal.before if task.renewal else None
-    try:
-        return compile_pylock(
-            source, settings, python=task.python, platform=listed_for, arguments=arguments, preferred=preferred
-        )
-    except UvFailure as failure:
-        names = without_wheels(failure)
-        if not names:
-            raise
-        try:
-            return compile_with_sources(
-                source,
-                settings,
-                names=names,
-                python=task.python,
-                platform=listed_for,
-                arguments=arguments,
-                preferred=preferred,
-            )
-        except UvFailure:
-            # That there are no wheels is what there is to say where there are no source archives either.
-            raise failure from None
 
 
 def _selected(document: dict[str, Any], task: _Task, read: Requirements) -> tuple[Lock, Sources]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ def compile_with_sources(
     source: Path | str | None,
     settings: Settings,
     *,
-    names: frozenset[str],
+    names: frozenset[str] = frozenset(),
     python: str,
     platform: str | None,
     arguments: tuple[str, ...] = (),
@@ -74,10 +74,12 @@ def compile_with_sources(
 ) -> Compiled:
     """Resolve as `compile_pylock` does, but let `names`, and what turns out like them, come as source archives.
 
-    Nothing is built for it. Raises UvFailure when there is no solution all the same.
+    Nothing is built for it. Raises UvFailure when there is no solution all the same: the first, as that there are no
+    wheels is what there is to say where there are no source archives either.
     """
+    first: UvFailure | None = None
     while True:
-        with _without_dependencies(settings, names) as told:
+        with _without_dependencies(settings, names) if names else nullcontext(settings) as told:
             allowed = tuple(word for name in sorted(names) for word in ("--no-binary", name))
             try:
                 return compile_pylock(
@@ -89,9 +91,10 @@ def compile_with_sources(
                     preferred=preferred,
                 )
             except UvFailure as failure:
+                first = first or failure
                 more = without_wheels(failure) - names
                 if not more:
-                    raise
+                    raise first from None
                 names |= more
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,18 @@ FORMAT = 1
 
 def read_lock(cache: Path, key: str) -> Lock | None:
     """Return the lock cached under `key`, or None when there is none that can be read."""
-    document = _read(cache / "locks" / f"{key}.json")
+    return lock_in(_read(cache / "locks" / f"{key}.json"))
+
+
+def lock_in(document: Mapping[str, Any]) -> Lock | None:
+    """Return the lock that a document of the cache holds, or None when it holds none."""
     try:
         return Lock(
             python=document["python"],
             platform=document["platform"],
             packages=tuple(_package(package) for package in document["packages"]),
         )
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return None
 
 
@@ -45,7 +50,7 @@ def read_built(cache: Path, key: str) -> LockedPackage | None:
     document = _read(cache / "built" / f"{key}.json")
     try:
         return _package(document) if document else None
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return None
 
 

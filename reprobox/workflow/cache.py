@@ -229,11 +229,7 @@ def _records(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def _environment_of(lock: dict[str, Any]) -> str:
-    from reprobox.lock.model import Lock, LockedPackage
+    from reprobox.lock.store import lock_in
 
-    try:
-        packages = tuple(LockedPackage(**package) for package in lock["packages"])
-        digest = Lock(python=lock["python"], platform=lock["platform"], packages=packages).digest
-    except (KeyError, TypeError):
-        return ""
-    return digest.removeprefix("sha256:")[:16]
+    found = lock_in(lock)
+    return "" if found is None else found.digest.removeprefix("sha256:")[:16]

@@ -9,12 +9,15 @@ import http.server
 import os
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from reprobox.lock.model import Lock, LockedPackage
+from reprobox.lock.pylock import NOTHING_BUILT
+from reprobox.lock.resolution import Renewal, resolve
 from reprobox.progress import Observer
 
 PYTHON, PLATFORM = "3.11", "x86_64-manylinux_2_36"
@@ -57,6 +60,27 @@ def make_wheel(
 
 def _record_hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+def resolve_text(
+    project: Path,
+    text: str,
+    *,
+    name: str = "requirements.txt",
+    renewal: Renewal | None = None,
+    built: Mapping[str, LockedPackage] = NOTHING_BUILT,
+) -> tuple[Lock, bool]:
+    """Resolve `text`, as a file of the project, with the cache beside it."""
+    (project / name).write_text(text)
+    return resolve(
+        project / name,
+        python=PYTHON,
+        platform=PLATFORM,
+        cache=project.parent / "cache",
+        observer=Listener(),
+        renewal=renewal,
+        built=built,
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -12,8 +12,8 @@ import pytest
 from reprobox.errors import LockError, SpecError
 from reprobox.lock.export import export_requirements
 from reprobox.lock.model import Lock
-from reprobox.lock.resolution import Renewal, resolve
-from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, sha256_of
+from reprobox.lock.resolution import Renewal
+from tests.unit.lock_support import PLATFORM, PYTHON, become_offline_user, make_wheel, resolve_text, sha256_of
 
 
 @pytest.fixture
@@ -33,15 +33,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def lock_of(project: Path, text: str, *, name: str = "requirements.txt", refresh: bool = False) -> tuple[Lock, bool]:
-    (project / name).write_text(text)
-    return resolve(
-        project / name,
-        python=PYTHON,
-        platform=PLATFORM,
-        cache=project.parent / "cache",
-        observer=Listener(),
-        renewal=Renewal() if refresh else None,
-    )
+    return resolve_text(project, text, name=name, renewal=Renewal() if refresh else None)
 
 
 def error_of(project: Path, text: str, name: str = "requirements.txt") -> LockError:
@@ -182,7 +174,7 @@ def test_a_package_with_wheels_for_other_pythons_only_is_named(wheels: Path, pro
 def test_a_mistake_in_the_file_is_found_before_uv_runs(
     wheels: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reprobox.lock.resolution.compile_pylock", None)
+    monkeypatch.setattr("reprobox.lock.source_only.compile_pylock", None)
     with pytest.raises(SpecError, match=r"requirements\.txt, line 2"):
         lock_of(project, "beta\n-e .\n")
 

@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -30,14 +29,12 @@ from reprobox.lock.download import fetch_archive, store_wheel
 from reprobox.lock.export import export_pylock, export_requirements
 from reprobox.lock.locating import locate_archive
 from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
-from reprobox.lock.pylock import select_wheels
-from reprobox.lock.resolution import resolve, resolve_build
+from reprobox.lock.pylock import NOTHING_BUILT, select_wheels
+from reprobox.lock.resolution import resolve_build
 from reprobox.lock.sdist import asked_requires, build_requires
 from reprobox.lock.source_only import SourceOnlyError, _toml
-from reprobox.lock.store import read_built, write_built
-from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, sha256_of
-
-NOTHING: Mapping[str, LockedPackage] = MappingProxyType({})
+from reprobox.lock.store import lock_in, read_built, write_built
+from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, resolve_text, sha256_of
 
 
 def make_sdist(folder: Path, name: str, version: str, files: Mapping[str, str]) -> Path:
@@ -71,17 +68,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def lock_of(
-    project: Path, text: str, built: Mapping[str, LockedPackage] = NOTHING, name: str = "requirements.txt"
+    project: Path, text: str, built: Mapping[str, LockedPackage] = NOTHING_BUILT, name: str = "requirements.txt"
 ) -> tuple[Lock, bool]:
-    (project / name).write_text(text)
-    return resolve(
-        project / name,
-        python=PYTHON,
-        platform=PLATFORM,
-        cache=project.parent / "cache",
-        observer=Listener(),
-        built=built,
-    )
+    return resolve_text(project, text, name=name, built=built)
 
 
 def needed(project: Path, text: str, name: str = "requirements.txt") -> SourceOnlyError:
@@ -229,6 +218,13 @@ def test_what_a_lock_says_of_its_build_survives_being_written_and_read(links: Pa
     write_built(project, "key", lock.packages[1])
     assert read_built(project, "key") == lock.packages[1]
     assert read_built(project, "other") is None
+
+
+@pytest.mark.parametrize(
+    "packages", [None, ["alpha"], [{"name": "alpha"}], [{"built_from": "x"}], [{"built_from": {"requires": 1}}]]
+)
+def test_what_holds_no_lock_is_taken_for_none(packages: Any) -> None:
+    assert lock_in({"python": PYTHON, "platform": PLATFORM, "packages": packages}) is None
 
 
 def test_the_archive_of_a_built_wheel_is_found_again_by_its_hash(links: Path, project: Path) -> None:
