@@ -104,7 +104,7 @@ def _say_own_seeds(manifest: Manifest, console: Console) -> None:
     found = [f"{seed.get('what')} at {seed.get('where')}" for seed in seeds]
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        console.field("own seed", f"{found[-1]}{more}; if that is a fixed number, --seed only changes the data loaders")
+        console.field("own seed", f"{found[-1]}{more}; if that is a fixed number, --seed changes little")
 
 
 def _say_metrics(manifest: Manifest, console: Console) -> None:
@@ -122,7 +122,7 @@ def _recorded(manifest: Manifest) -> str:
     counts = [entry.get("loaders", 1) for entry in _free_entries(manifest.determinism.get("data_loaders"))]
     loaders = sum(count for count in counts if isinstance(count, int))
     if loaders:
-        parts.append(f"{loaders} seeded data loader{'s' if loaders > 1 else ''}")
+        parts.append(f"{counted(loaders, 'data loader')}")
     return ", ".join(parts)
 
 

@@ -20,31 +20,38 @@ _ATTRIBUTE = "reprobox_batch_seeds"
 
 
 class BatchSeeds:
-    """The seeds of the batches that one loader makes in one epoch on one rank (all counted from 0)."""
+    """The seeds of the batches that one iterator of a loader makes in one epoch."""
 
-    def __init__(self, seed: int, loader: int, epoch: int, rank: int) -> None:
-        """Derive from `seed` (see `seeding.batch_seed`)."""
-        self._place = (seed, loader, epoch, rank)
+    def __init__(self, base: int, epoch: int = 0) -> None:
+        """Derive from the `base` seed that was drawn for the iterator; only persistent workers have a later epoch."""
+        self._base = base
+        self._epoch = epoch
 
     def seed_of(self, index: Any) -> int:
         """Return the seed of the batch of those indices, or of that index where a loader makes no batches."""
-        seed, loader, epoch, rank = self._place
-        return seeding.batch_seed(seed, loader, epoch, rank, described(index))
+        return seeding.batch_seed(self._base, self._epoch, described(index))
 
     def next_epoch(self) -> BatchSeeds:
-        """Return those of the same loader's next epoch."""
-        seed, loader, epoch, rank = self._place
-        return BatchSeeds(seed, loader, epoch + 1, rank)
+        """Return those of the same iterator's next epoch."""
+        return BatchSeeds(self._base, self._epoch + 1)
 
 
 class _Process:
-    """What this process, a worker, gives the next fetcher: a worker that stays makes a new one for each epoch."""
+    """What this process, a worker, gives the next fetcher: a worker that stays makes a new one for each epoch.
 
+    `everywhere` says that the run wants the batches of every loader seeded.
+    """
+
+    everywhere = False
     seeds: BatchSeeds | None = None
 
 
-def install() -> None:
-    """Have torch's data loaders ask for seeds, now or when they are imported. Calling it again does nothing."""
+def install(everywhere: bool = False) -> None:
+    """Have torch's data loaders ask for seeds, now or when they are imported. Calling it again does nothing.
+
+    With `everywhere` workers of every loader seed their batches, not only those that are given seeds.
+    """
+    _Process.everywhere = _Process.everywhere or everywhere
     hooks.after_import(_FETCH, _patch)
 
 
@@ -70,7 +77,13 @@ def _patch(module: Any) -> None:
 
     def __init__(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> None:
         original_init(self, dataset, *args, **kwargs)
-        if _Process.seeds is not None and dataset is _workers_dataset():
+        # What a worker's dataset makes a loader of in turn is another matter.
+        info = seeding.worker_info()
+        if info is None or dataset is not info.dataset:
+            return
+        if _Process.seeds is None and _Process.everywhere:
+            _Process.seeds = BatchSeeds(info.seed - info.id)
+        if _Process.seeds is not None:
             setattr(self, _ATTRIBUTE, _Process.seeds)
             _Process.seeds = _Process.seeds.next_epoch()
 
@@ -88,12 +101,6 @@ def _patch(module: Any) -> None:
     fetch.__wrapped__ = original_fetch  # type: ignore[attr-defined]
     fetcher_class.__init__ = __init__
     fetcher_class.fetch = fetch
-
-
-def _workers_dataset() -> Any:
-    """Return the dataset whose worker this process is: what that makes a loader of in turn is another matter."""
-    info = sys.modules["torch.utils.data"].get_worker_info()
-    return None if info is None else info.dataset
 
 
 class _Seeded:

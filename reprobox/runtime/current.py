@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .entropy import Audit
     from .recorder import Recorder
     from .unseeded import Streams
 
@@ -12,12 +13,13 @@ if TYPE_CHECKING:
 class Run:
     """What the host asked for, and where this process keeps its record."""
 
-    def __init__(self, seed: int, deterministic: bool, recorder: Recorder, streams: Streams) -> None:
+    def __init__(self, seed: int, deterministic: bool, recorder: Recorder, streams: Streams, audit: Audit) -> None:
         """Hold what `start.py` has set up."""
         self.seed = seed
         self.deterministic = deterministic
         self.recorder = recorder
         self.streams = streams
+        self.audit = audit
 
 
 run: Run | None = None

@@ -22,7 +22,7 @@ import types
 from types import FrameType
 from typing import Any, Callable
 
-from . import callers, hooks, protocol
+from . import callers, hooks, protocol, seeding
 from .callers import LIBRARY, OWN, STDLIB, TORCH, USER
 from .observed import Observed
 
@@ -191,12 +191,25 @@ class Audit:
 
     def _hook_torch(self, module: Any) -> None:
         # Under both of their names, so that pickle finds the same function where it looks for it.
-        module.manual_seed = module.random.manual_seed = self._seeding(module.manual_seed, None)
-        module.seed = module.random.seed = self._fresh(module.seed, "torch.seed()")
+        module.manual_seed = module.random.manual_seed = self._seeding(self._taking_over(module.manual_seed), None)
+        module.seed = module.random.seed = self._fresh(self._taking_over(module.seed), "torch.seed()")
+        module.set_rng_state = module.random.set_rng_state = self._taking_over(module.set_rng_state)
         for name in ("seed", "seed_all"):
             hooked = self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name)
             for owner in (module.cuda, module.cuda.random):
                 setattr(owner, name, hooked)
+
+    def _taking_over(self, original: Any) -> Any:
+        """Wrap a function by which the program takes torch's default generator into its own hands; torch itself calls
+        it too, for instance to restore the state when a part of a model is computed anew.
+        """
+
+        def note(*args: Any, **kwargs: Any) -> None:
+            found = callers.nearest((OWN,), callers.calling_frame(2))
+            if found is not None and callers.kind_of(found) != TORCH:
+                seeding.Program.seeds_torch = True
+
+        return hooks.preceded(original, note)
 
     def _hook_loaders(self, module: Any) -> None:
         def note(loader: Any, *args: Any, **kwargs: Any) -> None:

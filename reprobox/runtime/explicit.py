@@ -1,8 +1,8 @@
 """The explicit API for seeds: for programs that seed themselves, inside or outside a run.
 
-Outside a run these functions do what the runtime does by itself inside one, by the same scheme (`seeding.py`): the same
-seed gives the same shuffling and the same worker seeds. Inside a run they agree with it: the run's wish for
-deterministic algorithms is never weakened by a default argument.
+They give the same numbers inside and outside a run; inside one, the run's wish for deterministic algorithms is never
+weakened by a default argument. `create_reproducible_dataloader` makes a promise that torch's own loaders do not make:
+the workers of the first loader start with the seed, seed + 1, seed + 2, and so on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import Any, Callable
 
-from . import current, determinism, hooks, loaders, seeding
+from . import batch_seeds, current, determinism, hooks, seeding
 
 _GIVE = {
     "random": seeding.seed_random,
@@ -59,6 +59,8 @@ def set_random_seed(seed: int, deterministic: bool = False) -> None:
     """
     value = checked_seed(seed)
     run = current.run
+    if run is not None:
+        run.audit.note_own_seed("reprobox.runtime.set_random_seed", value, sys._getframe(1))
     reseed(value)
     _told.deterministic = bool(deterministic) or (run is not None and run.deterministic)
     if _told.deterministic:
@@ -74,9 +76,9 @@ def reseed(seed: int) -> None:
     """Do the seeding of `set_random_seed` and leave the choice of operations as it is."""
     _told.seed = seed
     _told.loaders = 0
+    seeding.Program.seeds_torch = True
     if current.run is not None:
         current.run.streams.restart(seed)
-        loaders.restart_numbering()
     for name, give in _GIVE.items():
         if name in sys.modules:
             give(sys.modules[name], seed)
@@ -122,38 +124,80 @@ def create_reproducible_dataloader(
 ) -> Any:
     """Return a torch DataLoader whose order and workers are seeded; `options` go to torch as they are.
 
-    By seeding scheme 1: the first loader shuffles with `seed` (default: the one last set, else the run's, else 42), and
-    its workers start their first epoch with seed, seed + 1, ...; every other loader, epoch, rank and worker gets
-    streams of its own. A `generator` of yours orders the samples instead; a `worker_init_fn` of yours runs after ours.
-    With `seed_batches` each batch is seeded from its indices, so that what a map-style dataset draws does not depend on
-    `num_workers`.
+    It has a generator of its own. The first loader shuffles with `seed` (default: the one last set, else the run's,
+    else 42), and its workers start their first epoch with seed, seed + 1, ...; every other loader, epoch, rank and
+    worker gets streams of its own. A `generator` of yours orders the samples instead; a `worker_init_fn` of yours runs
+    after ours. With `seed_batches` each batch is seeded from its indices, so that what a map-style dataset draws does
+    not depend on `num_workers`. To resume a training, save and restore the state of the loader's `generator`.
     """
     torch = _torch()
     options.update(batch_size=batch_size, shuffle=shuffle, num_workers=num_workers)
-    run = current.run
     base = _base_seed() if seed is None else checked_seed(seed)
-    if run is not None and base == run.seed and not seed_batches:
-        # The run does it for every loader, and numbers them all.
-        return torch.utils.data.DataLoader(dataset, generator=generator, worker_init_fn=worker_init_fn, **options)
     number = _told.loaders
     _told.loaders += 1
+    start = base if number == 0 else seeding.derived_seed(base, "loader", number)
     if generator is None:
-        generator = torch.Generator().manual_seed(seeding.shuffle_seed(base, number))
-    rank = os.environ.get("RANK", "")
-    worker_seeder = _WorkerInit(base, number, int(rank) if rank.isdigit() else 0, worker_init_fn, seed_batches)
-    loader = _loader_class(torch)(dataset, generator=generator, worker_init_fn=worker_seeder, **options)
-    loader.reprobox_seeder = worker_seeder
+        generator = torch.Generator().manual_seed(start)
+    seeder = WorkerSeeder(start, _first_draw(torch, generator), worker_init_fn, seed_batches)
+    loader = _loader_class(torch)(dataset, generator=generator, worker_init_fn=seeder, **options)
+    loader.reprobox_seeder = seeder
     return loader
 
 
-class _WorkerInit(loaders.SeedsWorkers):
-    """The `worker_init_fn` of such a loader: a type of its own, so that a run wraps it and does not replace it."""
+def _first_draw(torch: Any, generator: Any) -> int:
+    """Return the base seed that torch draws from a generator right after it was seeded as this one was."""
+    fresh = torch.Generator().manual_seed(generator.initial_seed())
+    return int(torch.empty((), dtype=torch.int64).random_(generator=fresh).item())
+
+
+class WorkerSeeder:
+    """The `worker_init_fn` of such a loader: it seeds the worker, then calls the user's own, if any.
+
+    The seeds depend on the base seed that torch drew from the loader's generator, the rank and the worker alone, so
+    that they follow the generator's state. Picklable when the user's function is, as `spawn` needs it.
+    """
+
+    def __init__(self, start: int, first: int, user: Callable[[int], None] | None, by_batch: bool) -> None:
+        """Start workers from `start` in the epoch whose base seed is `first`, with `by_batch` each batch from its
+        indices.
+        """
+        self.start = start
+        self.first = first
+        self.rank = 0
+        self.user = user
+        self.by_batch = by_batch
+
+    def __call__(self, worker_id: int) -> None:
+        """Seed this worker process. Called by torch in the worker."""
+        base = seeding.worker_info().seed - worker_id
+        if base == self.first and self.rank == 0:
+            seed = (self.start + worker_id) % 2**64
+        else:
+            seed = seeding.derived_seed(base, "worker", self.rank, worker_id)
+        seeding.seed_loaded(seed)
+        if self.by_batch:
+            batch_seeds.give_to_worker(self._batch_seeds(base))
+        if self.user is not None:
+            try:
+                self.user(worker_id)
+            except BaseException as error:
+                hooks.without_own_frame(error)
+                raise
+
+    def begun(self, iterator: Any) -> None:
+        """Take note, in the main process, that the loader's iterator for this epoch is there."""
+        if self.by_batch:
+            batch_seeds.give_to_iterator(iterator, self._batch_seeds(iterator._base_seed))
+
+    def _batch_seeds(self, base: int) -> batch_seeds.BatchSeeds:
+        return batch_seeds.BatchSeeds(seeding.base_seed_of_rank(base, self.rank))
 
 
 def _loader_class(torch: Any) -> Any:
     class ReproducibleDataLoader(torch.utils.data.DataLoader):  # type: ignore[misc]
         def __iter__(self) -> Any:
-            self.reprobox_seeder.epoch += 1
+            # It may have become known only after the loader was made.
+            self.reprobox_seeder.rank = seeding.distributed_rank() or 0
             iterator = super().__iter__()
             self.reprobox_seeder.begun(iterator)
             return iterator

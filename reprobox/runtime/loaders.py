@@ -1,149 +1,183 @@
-"""Gives every torch DataLoader a seeded generator and seeded workers, whether or not the user's script does."""
+"""Watches torch's data loaders: which there are, what their workers are seeded with, whether two epochs repeat.
+
+Nothing of a loader is changed, but for the base seed of its workers on ranks other than 0 of a program that seeds
+nothing (see `seeding.py`), and with `loader_seeding: batch`, which is asked for. A generator of ours in a loader would
+keep torch from drawing base seeds from its default generator, and everything drawn later would be another number than
+without reprobox.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
 import sys
-from types import FrameType
+import weakref
 from typing import Any, Callable
 
-from . import batch_seeds, hooks, seeding
+from . import batch_seeds, callers, hooks, seeding
+from .callers import LIBRARY, OWN, STDLIB, TORCH
 
 # The attribute of a loader's iterator that numbers the loader, for those who see its batches.
 LOADER_NUMBER = "reprobox_loader"
-_made = [0]
+# Of so many epochs base seeds are recorded, and workers tell the state of their generators.
+EPOCHS_SHOWN = 3
+# Results of more epochs than this should be had again.
+EPOCHS_IN_FAST_MODE = 5
 
 
-class SeedsWorkers:
-    """A `worker_init_fn` that seeds the worker, then calls the user's own, if any.
+class Loader:
+    """What is known of one data loader: its number in this process, and what is said of all like it."""
 
-    Picklable when the user's is, as `spawn` needs it. `epoch` is set by the main process before workers start.
+    def __init__(self, number: int, place: dict[str, Any]) -> None:
+        """Hold the entry of `Loaders.places` that it counts in."""
+        self.number = number
+        self.place = place
+        self.base_seed: int | None = None
+        self.iterator: weakref.ref[Any] | None = None
+
+
+class Loaders:
+    """The data loaders of one process. `places` says for the manifest where in the user's code loaders were made, and
+    how: one entry for those that are alike in all of that.
     """
 
-    def __init__(
-        self, seed: int, loader: int, rank: int, user: Callable[[int], None] | None, by_batch: bool = False
-    ) -> None:
-        """Remember which loader of which rank this is for, the user's own function, and whether to seed each batch."""
-        self.seed = seed
-        self.loader = loader
-        self.rank = rank
-        self.user = user
-        self.by_batch = by_batch
-        self.epoch = -1
+    def __init__(self, by_batch: bool, places: list[dict[str, Any]], warn: Callable[[str], None]) -> None:
+        """Fill `places`; with `by_batch` each batch is seeded by itself; `warn` keeps a warning for the manifest."""
+        self.places = places
+        self._by_batch = by_batch
+        self._warn = warn
+        self._known: weakref.WeakKeyDictionary[Any, Loader] = weakref.WeakKeyDictionary()
+        self._made = 0
+        self._epochs: dict[int, int] = {}
+        # Of the epoch that is just beginning, for the workers that are forked in it: are their states wanted?
+        self.wants_states = True
 
-    def __call__(self, worker_id: int) -> None:
-        """Seed this worker process. Called by torch in the worker."""
-        seeding.seed_loaded(seeding.worker_seed(self.seed, self.loader, self.epoch, self.rank, worker_id))
-        if self.by_batch:
-            batch_seeds.give_to_worker(self._batch_seeds())
-        if self.user is not None:
+    def patch(self, module: Any) -> None:
+        """Patch `torch.utils.data.dataloader`, given as `module`."""
+        loader_class, iterator_class = module.DataLoader, module._BaseDataLoaderIter
+        original_init, original_iter = loader_class.__init__, loader_class.__iter__
+        original_begin = iterator_class.__init__
+        if self._by_batch:
+            batch_seeds.install(everywhere=True)
+
+        @functools.wraps(original_init)
+        def __init__(loader: Any, *args: Any, **kwargs: Any) -> None:
             try:
-                self.user(worker_id)
+                original_init(loader, *args, **kwargs)
             except BaseException as error:
                 hooks.without_own_frame(error)
                 raise
+            with contextlib.suppress(Exception):  # what fails here must not end the training
+                self._note(loader)
 
-    def begun(self, iterator: Any) -> None:
-        """Take note, in the main process, that the loader's iterator for this epoch is there."""
-        setattr(iterator, LOADER_NUMBER, self.loader)
-        if self.by_batch:
-            batch_seeds.give_to_iterator(iterator, self._batch_seeds())
-
-    def _batch_seeds(self) -> batch_seeds.BatchSeeds:
-        return batch_seeds.BatchSeeds(self.seed, self.loader, self.epoch, self.rank)
-
-
-class WorkerSeeder(SeedsWorkers):
-    """The `worker_init_fn` that every DataLoader gets in a run."""
-
-
-def patch(module: Any, seed: int, by_batch: bool, log: list[dict[str, Any]]) -> None:
-    """Patch `torch.utils.data.dataloader`, given as `module`; with `by_batch` each batch is seeded by itself.
-
-    What was done is appended to `log`: where in the user's code loaders were made, how many there, their workers, and
-    what reprobox seeded of them.
-    """
-    # Not at the top: most Python processes that start the runtime load no torch, and these cost milliseconds.
-    import functools
-    import inspect
-
-    loader_class = module.DataLoader
-    original_init = loader_class.__init__
-    original_iter = loader_class.__iter__
-    signature = inspect.signature(original_init)
-
-    def seeded(self: Any, args: Any, kwargs: Any) -> tuple[Any, Any, list[str]]:
-        """Return the arguments with a generator and a worker function in them, and what of that is ours."""
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError:
-            return (self, *args), kwargs, []  # torch has its own words for a wrong argument
-        loader = _made[0]
-        _made[0] += 1
-        ours = ["worker_init_fn"]
-        if bound.arguments.get("generator") is None:
-            generator = sys.modules["torch"].Generator()
-            generator.manual_seed(seeding.shuffle_seed(seed, loader))
-            bound.arguments["generator"] = generator
-            ours.insert(0, "generator")
-        user = bound.arguments.get("worker_init_fn")
-        if isinstance(user, WorkerSeeder):
-            user = user.user  # a loader made from another's attributes, as Accelerate and Lightning do
-        bound.arguments["worker_init_fn"] = WorkerSeeder(seed, loader, seeding.distributed_rank() or 0, user, by_batch)
-        return bound.args, bound.kwargs, ours
-
-    @functools.wraps(original_init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            args, kwargs, ours = seeded(self, args, kwargs)
-            original_init(*args, **kwargs)
-            _note(log, {"where": _caller(), "workers": int(self.num_workers), "seeded": ours})
-        except BaseException as error:
-            hooks.without_own_frame(error)
-            raise
-
-    @functools.wraps(original_iter)
-    def __iter__(self: Any) -> Any:
-        try:
-            seeder = self.worker_init_fn
-            if not isinstance(seeder, WorkerSeeder):
-                return original_iter(self)
-            seeder.epoch += 1
-            seeder.rank = seeding.distributed_rank() or 0  # it may have become known only after the loader was made
-            iterator = original_iter(self)
-            seeder.begun(iterator)
+        @functools.wraps(original_iter)
+        def __iter__(loader: Any) -> Any:
+            with contextlib.suppress(Exception):
+                self._about_to_begin(loader)
+            try:
+                iterator = original_iter(loader)
+            except BaseException as error:
+                hooks.without_own_frame(error)
+                raise
+            with contextlib.suppress(Exception):
+                self._begun(loader, iterator)
             return iterator
-        except BaseException as error:
-            hooks.without_own_frame(error)
-            raise
 
-    loader_class.__init__ = __init__
-    loader_class.__iter__ = __iter__
+        @functools.wraps(original_begin)
+        def begin(iterator: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                original_begin(iterator, *args, **kwargs)
+            except BaseException as error:
+                hooks.without_own_frame(error)
+                raise
+            rank = seeding.distributed_rank()
+            if rank and not seeding.Program.seeds_torch:
+                iterator._base_seed = seeding.base_seed_of_rank(iterator._base_seed, rank)
 
+        loader_class.__init__ = __init__
+        loader_class.__iter__ = __iter__
+        iterator_class.__init__ = begin
 
-def restart_numbering() -> None:
-    """Number the data loaders from 0 again, as when the program itself sets a seed."""
-    _made[0] = 0
+    def _note(self, loader: Any) -> None:
+        """Count a loader with those like it: one made anew each epoch must not fill the manifest."""
+        frame = callers.calling_frame(2)
+        nearest = callers.nearest((OWN, TORCH, STDLIB, LIBRARY), frame)
+        function = loader.worker_init_fn
+        known = {
+            "where": callers.place_of(nearest or callers.nearest((OWN, TORCH, STDLIB), frame) or frame),
+            "workers": int(loader.num_workers),
+            "generator": "default" if loader.generator is None else "own",
+            "worker_init_fn": function and getattr(function, "__qualname__", type(function).__qualname__),
+        }
+        place = next((one for one in self.places if all(one[key] == value for key, value in known.items())), None)
+        if place is None:
+            place = dict(known, loaders=0, base_seeds=[])
+            self.places.append(place)
+        place["loaders"] += 1
+        self._known[loader] = Loader(self._made, place)
+        self._made += 1
 
+    def _about_to_begin(self, loader: Any) -> None:
+        known = self._known[loader]
+        self.wants_states = _trains() and len(known.place["base_seeds"]) < EPOCHS_SHOWN
 
-def _note(log: list[dict[str, Any]], entry: dict[str, Any]) -> None:
-    """Count an entry like one already there: a loader made anew each epoch must not fill the manifest."""
-    for known in log:
-        if all(known[key] == value for key, value in entry.items()):
-            known["loaders"] += 1
+    def _begun(self, loader: Any, iterator: Any) -> None:
+        """Take note of an epoch: of an iterator that is new, or that its persistent workers begin anew."""
+        known = self._known[loader]
+        setattr(iterator, LOADER_NUMBER, known.number)
+        if self._by_batch:
+            batch_seeds.give_to_iterator(iterator, batch_seeds.BatchSeeds(iterator._base_seed))
+        if not _trains():
             return
-    log.append(dict(entry, loaders=1))
+        place = known.place
+        self._count_epoch(place)
+        if known.iterator is not None and known.iterator() is iterator:
+            return
+        known.iterator = weakref.ref(iterator)
+        base = iterator._base_seed
+        if known.base_seed == base:
+            self._warn(
+                "the data loader made at %s began two epochs in a row from the same random state: what is drawn from "
+                "torch repeats; does the program set the same seed before each epoch?" % place["where"]
+            )
+        known.base_seed = base
+        if place["workers"] and len(place["base_seeds"]) < EPOCHS_SHOWN:
+            place["base_seeds"].append(str(base))
+
+    def _count_epoch(self, place: dict[str, Any]) -> None:
+        """Warn when a training goes on for many epochs in fast mode, whose results cannot be had again on a GPU.
+
+        Counted are the epochs of all loaders made at one place, since some programs make theirs anew each epoch;
+        evaluation does not count, and deterministic algorithms that the program switched on itself are respected.
+        """
+        count = self._epochs[id(place)] = self._epochs.get(id(place), 0) + 1
+        if count == EPOCHS_IN_FAST_MODE + 1 and not sys.modules["torch"].are_deterministic_algorithms_enabled():
+            self._warn(
+                "more than %d epochs were trained in fast mode: on a GPU nobody, you included, will get these "
+                "losses again; set `deterministic: true` for results that count" % EPOCHS_IN_FAST_MODE
+            )
 
 
-def _caller() -> str:
-    """Return `file:line` of the nearest caller that is neither torch nor reprobox, relative to the working folder."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    torch = os.path.dirname(os.path.abspath(str(sys.modules["torch"].__file__)))
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        path = os.path.abspath(frame.f_code.co_filename)
-        if not path.startswith((here + os.sep, torch + os.sep)):
-            inside = os.path.relpath(path)
-            return "%s:%d" % (os.path.basename(path) if inside.startswith("..") else inside, frame.f_lineno)
-        frame = frame.f_back
-    return "unknown"
+def _trains() -> bool:
+    """Say whether the epoch that begins is one of training, as far as can be told: gradients are on."""
+    return bool(sys.modules["torch"].is_grad_enabled())
+
+
+def seed_numpy_in_workers(module: Any) -> None:
+    """Patch `torch.utils.data._utils.worker`, given as `module`, where it leaves NumPy unseeded: torch before 1.9."""
+    if hasattr(module, "_generate_state"):
+        return
+    original = module._worker_loop
+
+    @functools.wraps(original)
+    def _worker_loop(*args: Any, **kwargs: Any) -> Any:
+        import inspect
+
+        with contextlib.suppress(Exception):
+            given = inspect.signature(original).bind(*args, **kwargs).arguments
+            numpy = sys.modules.get("numpy.random")
+            if numpy is not None:
+                seeding.seed_numpy(numpy, given["seed"])  # torch drew it for this worker
+        return original(*args, **kwargs)
+
+    module._worker_loop = _worker_loop

@@ -12,6 +12,8 @@ facts-pPID.json      the same of a program that recorded nothing, so that it has
 entropy-PID-N.json   what drew on the outside world in one process, data loaders' workers included:
                      {"entropy": [{"what", "where", "count"}], "derived": [the same, of generators given a seed],
                      "own": [the same, of seeds that the program set for generators that everyone draws from]}
+worker-PID-N.json    from which states a data loader's worker started, of the first epochs: {"base_seed": in decimal,
+                     what torch drew for the epoch, "worker": int, "rank": int, "states": {GENERATOR: digest}}
 
 A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
 The first field is the kind, so that new kinds can be added and unknown ones passed over:
@@ -46,11 +48,13 @@ STREAM_PREFIX = "stream-"
 STREAM_SUFFIX = ".records"
 # So that digests cost well under 1 % of a step of GPT-2 124M on an H100, and 5 microseconds a step of a tiny CPU model.
 DEFAULT_DIGEST_EVERY = 25
-# Ways of seeding what data loaders do: their worker processes, or also each batch by itself.
+# Ways of seeding what data loaders do: as torch does, each worker process, or each batch by itself.
 SEED_WORKERS = "worker"
 SEED_BATCHES = "batch"
 FACTS_PREFIX = "facts-"
 FACTS_SUFFIX = ".json"
 ENTROPY_PREFIX = "entropy-"
 ENTROPY_SUFFIX = ".json"
+WORKER_PREFIX = "worker-"
+WORKER_SUFFIX = ".json"
 STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

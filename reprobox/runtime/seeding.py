@@ -1,10 +1,11 @@
-"""Seeding scheme 1: which number every random source gets, and the giving of it.
+"""Seeding scheme 1: reprobox seeds what nobody seeded and leaves the rest as it is without it.
 
-The main process of every rank seeds `random`, NumPy and torch (all devices) with the seed itself. Data loaders are
-numbered as they are made. The first one shuffles with the seed, the others with a number derived from it. Worker w
-of the first loader starts its first epoch on rank 0 with `seed + w`; every other (loader, epoch, rank, worker) gets 64
-bits derived by SHA-256, so that augmentation repeats neither from epoch to epoch nor between ranks. The shuffle order
-does not depend on the rank, as samplers that split an order among the ranks need it.
+Every process seeds `random`, NumPy and torch (all devices) with the run's seed when it imports them. A program that
+seeds itself does so later, and its seed wins. Data loaders are torch's own: their order and the base seed of their
+workers come from torch's default generator, or from one that the program gives them, so they obey the program's seeds
+and the random states that it saves and restores. On ranks other than 0 the base seed of workers is mixed with the rank
+as long as the program has not seeded torch itself; what the main process draws is the same on every rank, as samplers
+that share an order out need it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ from typing import Any
 
 SCHEME = 1
 MAX_SEED = 2**32 - 1
+# torch draws base seeds from this range.
+_BASE_SEEDS = 2**63
+
+
+class Program:
+    """Whether the program itself has seeded torch's default generator, or set its state, in this process or in one
+    that this was forked from.
+    """
+
+    seeds_torch = False
 
 
 def derived_seed(seed: int, *path: str | int) -> int:
@@ -25,21 +36,18 @@ def derived_seed(seed: int, *path: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def shuffle_seed(seed: int, loader: int) -> int:
-    """Return the seed of the generator that orders the samples of data loader number `loader` (from 0)."""
-    return seed if loader == 0 else derived_seed(seed, "shuffle", loader)
+def base_seed_of_rank(base: int, rank: int) -> int:
+    """Return the base seed of a loader's workers on a rank, for the `base` seed that torch drew (0 to 2^63 - 1)."""
+    return base if rank == 0 else derived_seed(base, "rank", rank) % _BASE_SEEDS
 
 
-def worker_seed(seed: int, loader: int, epoch: int, rank: int, worker: int) -> int:
-    """Return the seed of one worker process of one data loader in one epoch on one rank (all counted from 0)."""
-    if loader == epoch == rank == 0:
-        return seed + worker
-    return derived_seed(seed, "worker", loader, epoch, rank, worker)
+def batch_seed(base: int, epoch: int, index: str) -> int:
+    """Return the seed of one batch, whose indices are `index`, where batches are seeded one by one.
 
-
-def batch_seed(seed: int, loader: int, epoch: int, rank: int, index: str) -> int:
-    """Return the seed of one batch, whose indices are `index`, where batches are seeded one by one."""
-    return derived_seed(seed, "batch", loader, epoch, rank, index)
+    `base` is the base seed that torch drew for the loader's iterator, `epoch` counts the epochs of that iterator, of
+    which only persistent workers have more than one.
+    """
+    return derived_seed(base, "batch", epoch, index)
 
 
 def seed_random(module: Any, value: int) -> None:
@@ -77,3 +85,9 @@ def distributed_rank() -> int | None:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
     return None
+
+
+def worker_info() -> Any:
+    """Return what torch tells a data loader's worker of itself; None in any other process."""
+    module = sys.modules.get("torch.utils.data._utils.worker")
+    return None if module is None else module._worker_info

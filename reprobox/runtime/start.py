@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any, Callable
 
-from . import current, determinism, entropy, epochs, hooks, loaders, protocol, seeding, unseeded
+from . import current, determinism, entropy, hooks, loaders, protocol, seeding, unseeded, worker_states
 from .recorder import Recorder
 
 _ROOT_VARIABLE = "REPROBOX_ROOT"
@@ -50,8 +50,10 @@ def start() -> None:
 
     hooks.after_import("random", guarded(seeding.seed_random, seed))
     hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
-    hooks.after_import("torch.utils.data.dataloader", guarded(loaders.patch, seed, by_batch, recorder.data_loaders))
-    hooks.after_import("torch.utils.data.dataloader", guarded(epochs.watch, recorder.warn))
+    watched = loaders.Loaders(by_batch, recorder.data_loaders, recorder.warn)
+    hooks.after_import("torch.utils.data.dataloader", guarded(watched.patch))
+    hooks.after_import("torch.utils.data._utils.worker", guarded(loaders.seed_numpy_in_workers))
+    hooks.after_import("torch.utils.data._utils.fetch", guarded(worker_states.patch, folder, watched))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
@@ -62,7 +64,7 @@ def start() -> None:
     streams = unseeded.Streams(seed)
     unseeded.install(streams, audit)
     audit.install()
-    current.run = current.Run(seed, config["deterministic"], recorder, streams)
+    current.run = current.Run(seed, config["deterministic"], recorder, streams, audit)
 
 
 def _finish_before_exit(recorder: Recorder) -> None:

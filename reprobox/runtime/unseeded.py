@@ -3,8 +3,10 @@
 `random.Random()`, `numpy.random.default_rng()`, `RandomState()`, `SeedSequence()` and NumPy's bit generators take their
 seed from the operating system when the program gives none. Here they get `seeding.derived_seed` of the run's seed, the
 process and a counter instead. A process is named by its rank and by the numbers that multiprocessing and fork gave to
-it and its ancestors, so forked children and data loaders' workers each get streams of their own, the same ones each
-time. `random` itself, which Python seeds afresh from the operating system in every forked child, is seeded likewise.
+it and its ancestors, so forked children each get streams of their own, the same ones each time. A data loader's worker
+is named by its rank and the seed that torch gave it: a training that resumes with its random states restored counts its
+workers anew, but gives them the same seeds. `random` itself, which Python seeds afresh from the operating system in
+every forked child, is seeded likewise.
 
 Explicit calls of `random.seed()` and `numpy.random.seed()` without a seed ask for fresh randomness and get it; they are
 recorded by the audit.
@@ -32,8 +34,6 @@ class Streams:
     def __init__(self, seed: int) -> None:
         """Derive from `seed`."""
         self.seed = seed
-        rank = os.environ.get("RANK", "")
-        self._rank = int(rank) if rank.isdigit() else 0
         self._lock = threading.Lock()
         self._forked = 0
         self._path: tuple[int, ...] = ()
@@ -69,7 +69,8 @@ class Streams:
 
     def fork_seed(self) -> int:
         """Return the seed of `random` in a child that was just forked."""
-        return self._derive(_WORD, "fork", self._rank, *self._identity, "/", *self._path)
+        rank = seeding.distributed_rank() or 0
+        return self._derive(_WORD, "fork", rank, *self._identity, "/", *self._path)
 
     def _derive(self, bits: int, *path: str | int) -> int:
         value = 0
@@ -80,8 +81,11 @@ class Streams:
     def _process(self) -> tuple[str | int, ...]:
         """Return what names this process: rank, its numbers in multiprocessing, and its plain forks since then."""
         module = sys.modules.get("multiprocessing.process")
+        worker = seeding.worker_info()
         identity: tuple[str | int, ...] = ()
-        if module is not None:
+        if worker is not None:
+            identity = ("worker", worker.seed)
+        elif module is not None:
             process = module.current_process()
             # A spawned child runs the main module again before it knows its numbers; its name holds them.
             identity = tuple(process._identity) or (() if process.name == "MainProcess" else (process.name,))
@@ -89,7 +93,7 @@ class Streams:
             self._identity = identity
             self._path = ()
             self._made = {}
-        return (self._rank, *identity, "/", *self._path)
+        return (seeding.distributed_rank() or 0, *identity, "/", *self._path)
 
     def _before_fork(self) -> None:
         self._forked += 1

@@ -23,6 +23,7 @@ from reprobox.trajectory.model import Trajectory
 from reprobox.trajectory.reader import News, StreamTail, read_streams
 from reprobox.workflow.entropy import read_findings, warnings_of
 from reprobox.workflow.paths import RunPaths, storage_error
+from reprobox.workflow.workers import warnings_of_workers
 
 Watch = Callable[[News], None]
 
@@ -214,6 +215,7 @@ def _gather(job: Job, result: Result) -> None:
         _look_for_operator(job, result)
     result.findings = read_findings(record)
     result.warnings.extend(warnings_of(result.findings["entropy"]))
+    result.warnings.extend(warnings_of_workers(record))
     if not any(record.glob(protocol.STARTED_PREFIX + "*")) and result.failure is None and not result.interrupted:
         result.warnings.append(
             "the runtime did not start in the program (no Python, or python -I, -E or -S): no losses"

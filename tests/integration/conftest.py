@@ -181,6 +181,7 @@ def loss_of(model, scale=1.0):
     def __init__(self, python: str, folder: Path) -> None:
         self.python = python
         self.folder = folder
+        self.record = folder
         self.streams: tuple[Trajectory, ...] = ()
         self.warnings: list[str] = []
         self.facts: list[dict[str, Any]] = []
@@ -197,11 +198,14 @@ def loss_of(model, scale=1.0):
         digest_every: int = 10,
         loader_seeding: str = protocol.SEED_WORKERS,
         attempts: int = 1,
+        seed: int = 42,
+        head: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run `code`, as `python [launch] train.py`, and read what was recorded.
 
-        `seen` are the bits of the losses that the program itself printed with its function `seen`. `attempts` is for
-        programs with gloo's threads, which torch now and then aborts at exit, without reprobox too (`GLOO_ABORTED`).
+        Without `head` the program is `code` alone, which then seeds nothing that it does not seed itself. `seen` are
+        the bits of the losses that the program itself printed with its function `seen`. `attempts` is for programs with
+        gloo's threads, which torch now and then aborts at exit, without reprobox too (`GLOO_ABORTED`).
         """
         here = Path(tempfile.mkdtemp(dir=self.folder))
         record, site = here / "record", here / "site"
@@ -210,14 +214,15 @@ def loss_of(model, scale=1.0):
         shutil.copytree(runtime, site / "reprobox" / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(runtime.parent / "__init__.py", site / "reprobox" / "__init__.py")
         shutil.copyfile(runtime / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
-        config = {"seed": 42, "seed_scheme": 1, "deterministic": deterministic, "threads": 1}
+        config = {"seed": seed, "seed_scheme": 1, "deterministic": deterministic, "threads": 1}
         config |= {"digest_every": digest_every, "loader_seeding": loader_seeding}
         (record / protocol.CONFIG_FILE).write_text(json.dumps(config))
-        (here / "train.py").write_text(self.HEAD + code)
+        (here / "train.py").write_text(self.HEAD * head + code)
         variables = {
             "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
             "HOME": str(here),
-            "TMPDIR": str(here),
+            # Not below the test, whose name can be long: the paths of sockets may have 107 bytes (unix(7)).
+            "TMPDIR": tempfile.gettempdir(),
             "PYTHONPATH": str(site),
             "PYTHONHASHSEED": "42",
             "OMP_NUM_THREADS": "1",
@@ -245,13 +250,31 @@ def loss_of(model, scale=1.0):
                 digest_every=digest_every,
                 loader_seeding=loader_seeding,
                 attempts=attempts - 1,
+                seed=seed,
+                head=head,
             )
         assert done.returncode == code_ends, f"{done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        self.record = record
         self.streams = read_streams(record)
         self.facts = [json.loads(path.read_text()) for path in sorted(record.glob("facts-*"))]
         self.warnings = [text for content in self.facts for text in content["warnings"]]
         self.seen = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("seen ")]
         return done
+
+    def bare(self, code: str, *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `code` alone, as `python train.py` without reprobox, with the same number of threads and hash seed."""
+        here = Path(tempfile.mkdtemp(dir=self.folder))
+        (here / "train.py").write_text(code)
+        variables = {
+            "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
+            "HOME": str(here),
+            "PYTHONHASHSEED": "42",
+            "OMP_NUM_THREADS": "1",
+            "MKL_DYNAMIC": "FALSE",
+            **(env or {}),
+        }
+        command = [self.python, "train.py"]
+        return subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True, check=True, timeout=300)
 
     @property
     def bits(self) -> list[str]:

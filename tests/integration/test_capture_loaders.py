@@ -1,4 +1,4 @@
-"""Data loaders are seeded, worker by worker and epoch by epoch, whether or not the user's script does it.
+"""Data loaders draw as in plain Python: from the program's seeds, or from the run's where the program sets none.
 
 The first seven tests are the scenarios in which seeding of workers was first asked for.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.workflow.entropy import read_findings
+from reprobox.workflow.workers import warnings_of_workers
 from tests.integration.conftest import Training
 
 pytestmark = pytest.mark.network
@@ -20,6 +21,7 @@ needs_gpu = pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="there 
 DRAWS = """
 import random
 import numpy
+import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 class Draws(Dataset):
     def __init__(self, size=8):
@@ -40,6 +42,11 @@ def plain(batch):
 def show(label, loader):
     for row in rows(loader):
         print("row", label, *row)
+"""
+
+SEEN = """
+def seen(value):
+    print("seen", struct.pack(">f", float(value)).hex())
 """
 
 EPOCHS = """
@@ -111,9 +118,17 @@ for _ in range(20):
 
 
 def test_scenario_3_four_workers_are_seeded_with_42_43_44_45(training: Training) -> None:
-    rows = drawn(training, "    show('a', DataLoader(Draws(), num_workers=4, collate_fn=plain))")["a"]
-    assert workers(rows) == {0: 42, 1: 43, 2: 44, 3: 45}
-    assert len({row[3] for row in rows}) == len({row[4] for row in rows}) == len({row[5] for row in rows}) == 8
+    code = """
+    from reprobox.runtime import create_reproducible_dataloader, set_random_seed
+    set_random_seed(42)
+    loader = create_reproducible_dataloader(Draws(), num_workers=4, collate_fn=plain)
+    show('a', loader)
+    show('b', loader)
+"""
+    found = drawn(training, code)
+    assert workers(found["a"]) == {0: 42, 1: 43, 2: 44, 3: 45}
+    for column in (3, 4, 5):
+        assert len({row[column] for rows in found.values() for row in rows}) == 16
 
 
 def test_scenario_4_without_workers_two_runs_are_identical(training: Training) -> None:
@@ -198,18 +213,61 @@ for epoch in range(3):
     assert sessions[0] == sessions[1]
 
 
-def test_augmentation_does_not_repeat_from_epoch_to_epoch_nor_between_loaders(training: Training) -> None:
+def test_a_plain_loaders_workers_have_torchs_base_seed_plus_their_number_which_is_recorded(training: Training) -> None:
     code = """
-    first, second = (DataLoader(Draws(4), num_workers=2, collate_fn=plain) for _ in range(2))
+    loader = DataLoader(Draws(), num_workers=3, collate_fn=plain)
+    for epoch in range(5):
+        show(epoch, loader)
+"""
+    found = drawn(training, code, head=False)
+    (entry,) = training.facts[0]["data_loaders"]
+    line = 1 + DRAWS.count("\n") + 2
+    assert (entry["where"], entry["workers"], entry["generator"]) == (f"train.py:{line}", 3, "default")
+    assert entry["loaders"] == 1
+    bases = [workers(found[str(epoch)])[0] for epoch in range(5)]
+    assert entry["base_seeds"] == [str(base) for base in bases[:3]]
+    for epoch, base in enumerate(bases):
+        assert workers(found[str(epoch)]) == {0: base, 1: base + 1, 2: base + 2}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_augmentation_does_not_repeat_from_epoch_to_epoch_nor_between_loaders(training: Training, count: int) -> None:
+    code = f"""
+    first, second = (DataLoader(Draws(4), num_workers={count}, collate_fn=plain) for _ in range(2))
     show('a0', first)
     show('a1', first)
     show('b0', second)
 """
-    found = drawn(training, code)
-    assert workers(found["a0"]) == {0: 42, 1: 43}
+    found = drawn(training, code, head=False)
     draws = [row[column] for rows in found.values() for row in rows for column in (3, 4, 5)]
     assert len(set(draws)) == len(draws)
-    assert drawn(training, code) == found
+    assert drawn(training, code, head=False) == found
+    others = drawn(training, code, head=False, seed=43)
+    assert not {*draws} & {row[column] for rows in others.values() for row in rows for column in (3, 4, 5)}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_program_that_seeds_itself_draws_the_same_as_without_reprobox(training: Training, count: int) -> None:
+    code = f"""
+    from torch.utils.data import RandomSampler
+    for seed in (7, 8, 7):
+        random.seed(seed), numpy.random.seed(seed), torch.manual_seed(seed)
+        loader = DataLoader(Draws(16), shuffle=True, batch_size=4, num_workers={count}, collate_fn=plain)
+        show(('shuffled', seed), loader)
+        show(('shuffled again', seed), loader)
+        sampler = RandomSampler(Draws(16), replacement=True, num_samples=8)
+        show(('sampled', seed), DataLoader(Draws(16), sampler=sampler, num_workers={count}, collate_fn=plain))
+        print("row next", torch.rand(()).item(), random.random(), numpy.random.rand())
+"""
+    # Ranks too: a program that seeds itself says what they share.
+    program = DRAWS + 'if __name__ == "__main__":\n' + code
+    for env in ({}, {"RANK": "1"}):
+        expected = training.bare(program, env=env).stdout
+        for seed in (42, 43):
+            assert training.run(program, head=False, seed=seed, env=env).stdout == expected
+    lines = expected.splitlines()
+    assert len(lines) == 3 * (16 + 16 + 8 + 1)
+    assert lines[:41] == lines[82:] != lines[41:82]
 
 
 def test_persistent_workers_go_on_from_epoch_to_epoch_and_repeat_from_run_to_run(training: Training) -> None:
@@ -219,10 +277,67 @@ def test_persistent_workers_go_on_from_epoch_to_epoch_and_repeat_from_run_to_run
     next(iter(loader))   # an epoch that is left early
     show('2', loader)
 """
-    found = drawn(training, code)
-    assert workers(found["0"]) == {0: 42, 1: 43}
+    found = drawn(training, code, head=False)
+    assert workers(found["0"]) == workers(found["2"])
     assert {row[3] for row in found["0"]}.isdisjoint(row[3] for row in found["2"])
-    assert drawn(training, code) == found
+    assert drawn(training, code, head=False) == found
+    assert training.warnings == []
+
+
+RESUME = """
+from torch.utils.data import DataLoader, Dataset
+class Noisy(Dataset):
+    def __len__(self):
+        return 16
+    def __getitem__(self, index):
+        noise = torch.rand(4) + random.random() + numpy.random.rand() + numpy.random.default_rng().random(4)
+        return torch.linspace(-1, 1, 4) * index + 0.1 * noise.float()
+def build():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+    return model, torch.optim.Adam(model.parameters(), lr=0.01), DataLoader(Noisy(), 4, True, num_workers=WORKERS)
+def epoch(model, optimizer, loader):
+    for inputs in loader:
+        loss = model(inputs).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen(loss)
+def save(model, optimizer):
+    states = {"torch": torch.get_rng_state(), "random": random.getstate(), "numpy": numpy.random.get_state()}
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), **states}, CHECKPOINT)
+def resume():
+    saved = torch.load(CHECKPOINT, weights_only=False)
+    model, optimizer, loader = build()
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["torch"]), random.setstate(saved["random"]), numpy.random.set_state(saved["numpy"])
+    epoch(model, optimizer, loader)
+"""
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_resumed_training_equals_the_uninterrupted_one(
+    training: Training, tmp_path: Path, count: int, own: bool
+) -> None:
+    seeds = "torch.manual_seed(3), random.seed(3), numpy.random.seed(3)\n" if own else ""
+    # With workers, what a dataset draws depends on their seeds alone, generators made without a seed included; in the
+    # main process such a generator is another one each time that it is made.
+    noisy = RESUME if count else RESUME.replace(" + numpy.random.default_rng().random(4)", "")
+    head = (
+        "import random, struct\nimport numpy, torch\n"
+        + SEEN
+        + noisy.replace("WORKERS", str(count)).replace("CHECKPOINT", repr(str(tmp_path / "checkpoint")))
+    )
+    main = f"{head}{seeds}model, optimizer, loader = build()\nepoch(model, optimizer, loader)\n"
+    # Epochs with a pause to save, one resumed in the same process, one in another run.
+    training.run(main + "save(model, optimizer)\nepoch(model, optimizer, loader)\nresume()\n", head=False)
+    first, straight, resumed = training.seen[:4], training.seen[4:8], training.seen[8:]
+    assert resumed == straight != first
+    training.run(f"{head}{seeds}resume()\n", head=False)
+    assert training.seen == straight
+    training.run(main + "epoch(model, optimizer, loader)\n", head=False)
+    assert training.seen == first + straight
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -250,7 +365,9 @@ def test_seeding_by_batch_gives_the_same_draws_with_any_number_and_kind_of_worke
     )
     found = [drawn(training, code.format(kind), loader_seeding="batch") for kind in kinds]
     draws = [{label: [(row[0], *row[3:]) for row in rows] for label, rows in one.items()} for one in found]
-    assert all(one == draws[0] for one in draws)
+    assert draws[0] == draws[1] == draws[3]
+    # torch draws one base seed for all epochs of persistent workers.
+    assert draws[2]["0"] == draws[0]["0"] and draws[2]["2"] != draws[0]["2"]
     first = [value for rows in draws[0].values() for row in rows for value in row[1:]]
     assert len(set(first)) == len(first) == 2 * 12 * 3
 
@@ -324,19 +441,18 @@ next(iter(DataLoader(range(2), num_workers=1, worker_init_fn=broken)))
     assert "reprobox/runtime" not in done.stderr
 
 
-def test_iterable_data_sets_are_seeded_too(training: Training) -> None:
-    rows = drawn(training, "    show('a', DataLoader(Endless(), num_workers=2, batch_size=2, collate_fn=plain))")["a"]
-    assert workers(rows) == {0: 42, 1: 43}
+def test_workers_of_iterable_data_sets_draw_differently(training: Training) -> None:
+    code = "    show('a', DataLoader(Endless(), num_workers=2, batch_size=2, collate_fn=plain))"
+    rows = drawn(training, code, head=False)["a"]
     assert len({row[3] for row in rows}) == 8
+    assert drawn(training, code, head=False)["a"] == rows
 
 
-def test_the_users_own_generator_and_worker_function_stay_and_the_function_runs_after_ours(
-    training: Training,
-) -> None:
+def test_the_users_own_generator_and_worker_function_stay(training: Training) -> None:
     code = """
     def mine(worker):
         global own
-        own = torch.initial_seed()   # what ours has set
+        own = torch.initial_seed()   # what torch has set
         torch.manual_seed(1000 + worker)
     def draw(batch):
         return [[index, *rest[:1], own, *rest[2:]] for index, *rest in batch]
@@ -344,13 +460,15 @@ def test_the_users_own_generator_and_worker_function_stay_and_the_function_runs_
     loader = DataLoader(
         Draws(8), shuffle=True, num_workers=2, generator=generator, worker_init_fn=mine, collate_fn=draw
     )
-    assert loader.generator is generator
+    assert loader.generator is generator and loader.worker_init_fn is mine
     show('a', loader)
 """
     rows = drawn(training, code)["a"]
-    assert workers(rows) == {0: 42, 1: 43}
-    assert training.facts[0]["data_loaders"][0]["seeded"] == ["worker_init_fn"]
-    assert next(row[4] for row in rows if row[1] == "0") == str(random.Random(42).random())
+    (entry,) = training.facts[0]["data_loaders"]
+    base = int(entry["base_seeds"][0])
+    assert entry["generator"] == "own"
+    assert workers(rows) == {0: base, 1: base + 1}
+    assert next(row[4] for row in rows if row[1] == "0") == str(random.Random(base).random())
 
 
 def test_batch_samplers_and_random_split_repeat_from_run_to_run(training: Training) -> None:
@@ -368,9 +486,84 @@ def test_batch_samplers_and_random_split_repeat_from_run_to_run(training: Traini
 
 
 def test_ranks_shuffle_alike_but_their_workers_draw_different_numbers(training: Training) -> None:
-    code = "    show('a', DataLoader(Draws(8), shuffle=True, num_workers=2, collate_fn=plain))"
-    zero = drawn(training, code, env={"RANK": "0"})["a"]
-    one = drawn(training, code, env={"RANK": "1"})["a"]
-    assert [row[0] for row in zero] == [row[0] for row in one]
-    assert workers(zero) == {0: 42, 1: 43}
+    code = """
+    show('a', DataLoader(Draws(8), shuffle=True, num_workers=2, collate_fn=plain))
+    print("row next", torch.rand(()).item(), random.random(), numpy.random.rand())
+"""
+    zero = drawn(training, code, env={"RANK": "0"}, head=False)
+    one = drawn(training, code, env={"RANK": "1"}, head=False)
+    assert [row[0] for row in zero["a"]] == [row[0] for row in one["a"]]
+    assert zero["next"] == one["next"]
+    for column in (3, 4, 5):
+        assert not {row[column] for row in zero["a"]} & {row[column] for row in one["a"]}
+    assert drawn(training, code, head=False) == zero
+
+
+def test_random_states_that_torch_sets_for_itself_do_not_count_as_the_programs_own(training: Training) -> None:
+    code = """
+    from torch.utils.checkpoint import checkpoint
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+    checkpoint(net, torch.ones(2, 4, requires_grad=True), use_reentrant=True).sum().backward()
+    with torch.random.fork_rng():
+        pass
+    show('a', DataLoader(Draws(8), num_workers=2, collate_fn=plain))
+"""
+    zero, one = (drawn(training, code, env={"RANK": rank}, head=False)["a"] for rank in "01")
     assert not {row[3] for row in zero} & {row[3] for row in one}
+
+
+WARNED = """
+    def numpy_alone(worker):
+        numpy.random.seed(1)
+    def number(worker):
+        random.seed(worker)
+    def well(worker):
+        numpy.random.seed(torch.initial_seed() % 2**32), random.seed(torch.initial_seed())
+    loaders = [DataLoader(Draws(8), num_workers=2, worker_init_fn=each) for each in (None, well, numpy_alone, number)]
+    for epoch in range(2):
+        for loader in loaders:
+            list(loader)
+    with torch.no_grad():
+        evaluation = DataLoader(Draws(8), num_workers=2, worker_init_fn=number)
+        for epoch in range(2):
+            list(evaluation)
+    net = torch.nn.Linear(1, 1)
+    for seed in (7, 7):
+        torch.manual_seed(seed)
+        list(loaders[0])
+        torch.manual_seed(seed)
+        list(DataLoader(Draws(8)))
+    net(torch.ones(1)).backward()
+"""
+
+
+def test_workers_and_epochs_that_draw_the_same_because_of_their_seeds_are_warned_of(training: Training) -> None:
+    training.run(DRAWS + 'if __name__ == "__main__":\n' + WARNED)
+    line = 1 + training.HEAD.count("\n") + (DRAWS + WARNED[: WARNED.index("loaders = ")]).count("\n") + 1
+    expected = [
+        f"workers of the data loader made at train.py:{line} draw the same numbers from numpy.random",
+        f"epochs of the data loader made at train.py:{line} draw the same numbers from random",
+    ]
+    found = warnings_of_workers(training.record)
+    assert [text.partition(",")[0] for text in found] == expected
+    assert training.warnings == [
+        f"the data loader made at train.py:{line} began two epochs in a row from the same random state: what is drawn "
+        "from torch repeats; does the program set the same seed before each epoch?"
+    ]
+
+
+def test_epochs_are_counted_also_where_a_loader_is_made_anew_for_each(training: Training) -> None:
+    code = """
+from torch.utils.data import DataLoader
+model = torch.nn.Linear(4, 1)
+def loader():
+    return DataLoader(features)
+for epoch in range(EPOCHS):
+    for batch in loader():
+        model(batch).sum().backward()
+    with torch.no_grad():
+        list(loader())
+"""
+    for epochs_trained, warned in ((5, False), (6, True)):
+        training.run(code.replace("EPOCHS", str(epochs_trained)), deterministic=False)
+        assert any("more than 5 epochs" in text for text in training.warnings) is warned

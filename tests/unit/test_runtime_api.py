@@ -192,7 +192,7 @@ class Record:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[tuple[str, str, str]] = []
-        monkeypatch.setattr(current, "run", current.Run(42, True, self, None))  # type: ignore[arg-type]
+        monkeypatch.setattr(current, "run", current.Run(42, True, self, None, None))  # type: ignore[arg-type]
 
     def metric(self, name: str, dtype: str, bits: str) -> None:
         self.lines.append((name, dtype, bits))
