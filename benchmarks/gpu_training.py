@@ -104,6 +104,7 @@ def main() -> int:
 
 def train(command: list[str], site: Path | None, folder: Path, *, deterministic: bool = False) -> float:
     """Run the program, under the runtime if `site` is given; return milliseconds per step."""
+    from reprobox.engines.start_file import START_FOLDER, write_start_files
     from reprobox.runtime import protocol
     from reprobox.runtime.seeding import SCHEME
 
@@ -114,7 +115,8 @@ def train(command: list[str], site: Path | None, folder: Path, *, deterministic:
         record.mkdir()
         config = {"seed": 42, "seed_scheme": SCHEME, "deterministic": deterministic, "threads": None}
         (record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        env |= {"PYTHONPATH": str(site), protocol.RECORD_VARIABLE: str(record)}
+        write_start_files(site, site=str(site), record=str(record))
+        env |= {"PYTHONPATH": str(site / START_FOLDER)}
     if deterministic:
         env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     return float(ask(command, env=env).split()[-1])

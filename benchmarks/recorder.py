@@ -118,6 +118,7 @@ def blocks(command: list[str], site: Path, record: Path, pairs: int) -> tuple[li
 
     Looks whether every loss of those with hooks was recorded, and none of the others.
     """
+    from reprobox.engines.start_file import START_FOLDER, write_start_files
     from reprobox.runtime import protocol
     from reprobox.runtime.seeding import SCHEME
 
@@ -125,7 +126,8 @@ def blocks(command: list[str], site: Path, record: Path, pairs: int) -> tuple[li
     record.mkdir()
     config = {"seed": 42, "seed_scheme": SCHEME, "deterministic": False, "threads": 1}
     (record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-    variables = {**environment(), "PYTHONPATH": str(site), protocol.RECORD_VARIABLE: str(record)}
+    write_start_files(site, site=str(site), record=str(record))
+    variables = {**environment(), "PYTHONPATH": str(site / START_FOLDER)}
     without, with_hooks = json.loads(ask(command, env=variables))
     stream = record / f"{protocol.STREAM_PREFIX}000{protocol.STREAM_SUFFIX}"
     losses = sum(line.startswith("loss\t") for line in stream.read_text(encoding="utf-8").splitlines())

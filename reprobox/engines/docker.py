@@ -16,6 +16,8 @@ from reprobox.engines.docker_doctor import Check, examine, unavailable
 from reprobox.engines.docker_images import DockerImages
 from reprobox.engines.docker_plan import (
     OWNER_LABEL,
+    RECORD_FOLDER,
+    SITE_FOLDER,
     GpuChoice,
     choose_gpus,
     container_name,
@@ -31,6 +33,7 @@ from reprobox.engines.docker_run import ContainerExecution, lent, running
 from reprobox.engines.interface import EngineInfo, Plan
 from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import is_gone, this_process
+from reprobox.engines.start_file import write_start_files
 from reprobox.engines.targets import mount_points
 from reprobox.errors import EngineError, EngineUnavailableError, ImageError, system_cause
 
@@ -215,6 +218,7 @@ class DockerEngine(DockerImages):
         if gpus.access != "none":
             self._check_gpus(plan, gpus)
         config = plan_to_container(plan, info=facts, image_env=image_env, owner=this_process(), user=user, gpus=gpus)
+        write_start_files(plan.site, site=SITE_FOLDER, record=RECORD_FOLDER)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mount_points(plan.work, plan.data))
             stack.enter_context(lent((plan.work, plan.record), user))
@@ -225,6 +229,7 @@ class DockerEngine(DockerImages):
                     config,
                     memory=plan.memory,
                     path=f"/opt/env/bin:{image_path(image_env)}",
+                    shared=(plan.record, RECORD_FOLDER),
                 )
             )
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from reprobox.engines.interface import Plan
 from reprobox.engines.nvidia import DRIVER_FOLDER, Driver
+from reprobox.engines.start_file import PTH_FILE, START_FOLDER
 from reprobox.errors import EngineError
-from reprobox.runtime.protocol import RECORD_VARIABLE
 
 ENVIRONMENT_PREFIX = "/opt/env"
 WORK_FOLDER = "/work"
@@ -25,8 +25,8 @@ RECORD_FOLDER = "/reprobox/record"
 SITE_FOLDER = "/reprobox/site"
 TEMPORARY_FOLDER = "/tmp"
 
-# By these Python starts the runtime, leaves no bytecode in the user's folder, and writes output as it comes.
-PYTHON_VARIABLES = {"PYTHONPATH": SITE_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+# By these Python leaves no bytecode in the user's folder, and writes output as it comes.
+PYTHON_VARIABLES = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 
 _HOST_NAME = "reprobox"
 # Without a network the engine does not say where the machine's own name leads, and whoever looks it up (torchrun, so
@@ -191,7 +191,6 @@ def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -
         "HOME": TEMPORARY_FOLDER,
         "TMPDIR": TEMPORARY_FOLDER,
         **PYTHON_VARIABLES,
-        RECORD_VARIABLE: RECORD_FOLDER,
     }
 
 
@@ -239,6 +238,11 @@ def _bind(source: object, target: str, *, read_only: bool) -> dict[str, Any]:
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
 
 
+def start_source(site: Path, point: str) -> Path:
+    """Return what belongs at a start point (see `Plan`): the folder with the start file, or the `.pth` file."""
+    return site / (PTH_FILE if point.endswith(".pth") else START_FOLDER)
+
+
 def plan_to_container(
     plan: Plan,
     *,
@@ -255,6 +259,7 @@ def plan_to_container(
             _bind(plan.work.absolute(), WORK_FOLDER, read_only=False),
             _bind(plan.record.absolute(), RECORD_FOLDER, read_only=False),
             _bind(plan.site.absolute(), SITE_FOLDER, read_only=True),
+            *(_bind(start_source(plan.site.absolute(), point), point, read_only=True) for point in plan.start_points),
             *(_bind(m.source.resolve(), f"{WORK_FOLDER}/{m.target}", read_only=True) for m in plan.data),
             *gpus.mounts,
         ],

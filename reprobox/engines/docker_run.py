@@ -38,11 +38,24 @@ _RUNTIME_WORDS = re.compile(r'exec: "(.*?)": (executable file not found|.*no suc
 class ContainerExecution:
     """A program in a container; `note` says after its end why it was cut off or never began, if that is known."""
 
-    def __init__(self, calls: Calls, name: str, *, program: str, memory: int | None, path: str) -> None:
-        """Watch the container `name`; `program`, `memory` (limit in bytes) and `path` (its PATH) are for the note."""
+    def __init__(
+        self,
+        calls: Calls,
+        name: str,
+        *,
+        program: str,
+        memory: int | None,
+        path: str,
+        shared: tuple[Path, str] | None = None,
+    ) -> None:
+        """Watch the container `name`; `program`, `memory` (limit in bytes) and `path` (its PATH) are for the note;
+        `shared` is a folder of this machine and where the container has it, by which its processes are recognised.
+        """
         self.note: str | None = None
+        self.top: int | None = None
         self._calls = calls
         self._name = name
+        self._shared = shared
         self._program = program
         self._memory = memory
         self._path = path
@@ -74,12 +87,32 @@ class ContainerExecution:
             else:
                 self._threads.append(streams.in_background("reprobox-output", lambda: self._read(attached)))
                 self._threads.append(streams.in_background("reprobox-wait", self._wait))
+                self.top = self._top()
             yield
         finally:
             self._channel.abandon()
             with contextlib.suppress(OSError):  # the daemon has often closed its end already
                 attached.close()
             attached._response.close()
+
+    def _top(self) -> int | None:
+        """Return the process that the engine calls the container's first, if it is one of this machine (an engine
+        elsewhere, or one seen from within another container, counts its own); 0 where it has ended already.
+        """
+        if self._shared is None:
+            return None
+        here, there = self._shared
+        try:
+            state = self._state()
+            process = int(state["Pid"])
+            if process == 0:
+                return process
+            with contextlib.suppress(OSError):  # not for us to look at, or it has ended
+                if Path(f"/proc/{process}/root{there}").samefile(here):
+                    return process
+            return None if self._state()["Running"] else 0
+        except (EngineError, KeyError, ValueError):
+            return None
 
     def join(self) -> None:
         """Wait for the threads, which end by themselves once the container is gone."""
@@ -227,19 +260,28 @@ def _give(tree: Path, user: int, group: int) -> None:
 
 @contextlib.contextmanager
 def running(
-    calls: Calls, name: str, config: Mapping[str, Any], *, memory: int | None, path: str
+    calls: Calls,
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    memory: int | None,
+    path: str,
+    shared: tuple[Path, str] | None = None,
 ) -> Iterator[ContainerExecution]:
-    """Create and start a container; on leaving it is gone, whichever way it is left. Raises EngineError."""
+    """Create and start a container; on leaving it is gone, whichever way it is left. Raises EngineError.
+
+    For `memory`, `path` and `shared` see `ContainerExecution`.
+    """
     with contextlib.ExitStack() as stack:
         try:
             try:
-                execution = stack.enter_context(_running_once(calls, name, config, memory=memory, path=path))
+                execution = stack.enter_context(_running_once(calls, name, config, memory, path, shared))
             except DockerRefusedError as error:
                 if not _lacks_init(error.words, calls.facts()):
                     raise
                 # Distributions' packages leave it out at times; the kernel ends all of a container without it, too.
                 plain = {**config, "HostConfig": {**config["HostConfig"], "Init": False}}
-                execution = stack.enter_context(_running_once(calls, name, plain, memory=memory, path=path))
+                execution = stack.enter_context(_running_once(calls, name, plain, memory, path, shared))
         except DockerRefusedError as error:
             raise _explained(error) from error
         yield execution
@@ -253,9 +295,15 @@ def _lacks_init(words: str, info: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _running_once(
-    calls: Calls, name: str, config: Mapping[str, Any], *, memory: int | None, path: str
+    calls: Calls,
+    name: str,
+    config: Mapping[str, Any],
+    memory: int | None,
+    path: str,
+    shared: tuple[Path, str] | None,
 ) -> Iterator[ContainerExecution]:
-    execution = ContainerExecution(calls, name, program=config["Entrypoint"][0], memory=memory, path=path)
+    program = config["Entrypoint"][0]
+    execution = ContainerExecution(calls, name, program=program, memory=memory, path=path, shared=shared)
     try:
         with created(calls, name, config), execution.started():
             yield execution

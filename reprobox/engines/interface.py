@@ -22,11 +22,13 @@ class Plan:
     """Everything an engine needs to execute one training program.
 
     All paths are on this machine; the engine decides where the program sees them. `work` is writable and the current
-    folder, `record` is writable and where the runtime writes, `site` is read-only and holds the runtime
-    (`sitecustomize.py` and `reprobox/runtime/`). The engine itself sets `PATH`, `HOME`, `TMPDIR`, `PYTHONPATH` (to
-    `site`) and `REPROBOX_RECORD` (to `record`) as the program sees them; `env` holds everything else, and nothing of
-    the caller's environment leaks in beside it. `environment` is the engine's name for what `prepare` made: an image ID
-    or the path of a virtual environment. `memory` and `shm` are bytes; `gpus` is `none`, `all` or indices (`0,1`).
+    folder, `record` is writable and where the runtime writes, `site` holds the runtime (`reprobox/runtime/`); the
+    engine adds the start files to it (see `start_file.py`) and lets the program only read it. The engine itself
+    sets `PATH`, `HOME` and `TMPDIR` as the program sees them; `env` holds everything else, and nothing of the
+    caller's environment leaks in beside it. `environment` is the engine's name for what `prepare` made: an image ID
+    or the path of a virtual environment. `start_points` are where the Pythons of an image look for start files: a
+    path that ends in `.zip` for the folder with the start file, one that ends in `.pth` for that file. `memory` and
+    `shm` are bytes; `gpus` is `none`, `all` or indices (`0,1`).
     """
 
     run_id: str
@@ -36,6 +38,7 @@ class Plan:
     record: Path
     site: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    start_points: tuple[str, ...] = ()
     data: tuple[DataMount, ...] = ()
     gpus: str = "none"
     cpus: int | None = None
@@ -65,9 +68,12 @@ class Execution(Protocol):
     """One program under way.
 
     `note` is None until it is known why a program was cut off or never began: `killed: out of memory (limit 8 GiB)`.
+    `top` is the process of this machine that is, or is above, all processes of the program; 0 where they ended before
+    it was asked for, None where it is not known, as on an engine elsewhere.
     """
 
     note: str | None
+    top: int | None
 
     def pump(self, output: Callable[[str, bytes], None], tick: Callable[[], None], interval: float = 0.2) -> int:
         """Pass on what the program writes (`stdout` or `stderr`, bytes) until it ends; return its exit status.

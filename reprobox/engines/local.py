@@ -24,10 +24,10 @@ from reprobox.cache import cache_root, write_atomically
 from reprobox.engines import streams, supervisor
 from reprobox.engines.interface import EngineInfo, Plan
 from reprobox.engines.local_environment import prepare, python_and_platform
+from reprobox.engines.local_prefix import make_prefix
 from reprobox.engines.owner import is_gone, start_time, this_process
 from reprobox.engines.targets import links, remove_link
 from reprobox.errors import EngineError
-from reprobox.runtime.protocol import RECORD_VARIABLE
 
 __all__ = ["LocalEngine", "LocalExecution", "prepare", "program_environment", "python_and_platform", "visible_gpus"]
 
@@ -65,21 +65,21 @@ def visible_gpus(wanted: str, host: str | None) -> str | None:
     return ",".join(allotted[index] for index in indices)
 
 
-def program_environment(plan: Plan, home: Path, host_gpus: str | None) -> dict[str, str]:
-    """Return all variables that a program sees; `home` is its HOME and the place of its temporary files."""
+def program_environment(plan: Plan, prefix: Path, home: Path, host_gpus: str | None) -> dict[str, str]:
+    """Return all variables that a program sees; `prefix` is its virtual environment, `home` its HOME and the place of
+    its temporary files.
+    """
     environment = {
         "LANG": "C.UTF-8",
         # As nvidia-smi counts, so that an index means the same GPU everywhere.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **plan.env,
-        "PATH": f"{plan.environment}/bin:{SYSTEM_PATH}",
-        "VIRTUAL_ENV": plan.environment,
+        "PATH": f"{prefix}/bin:{SYSTEM_PATH}",
+        "VIRTUAL_ENV": str(prefix),
         "HOME": str(home),
         "TMPDIR": str(home),
-        "PYTHONPATH": str(plan.site.absolute()),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
-        RECORD_VARIABLE: str(plan.record.absolute()),
     }
     visible = visible_gpus(plan.gpus, host_gpus)
     if visible is not None:
@@ -93,6 +93,7 @@ class LocalExecution:
     def __init__(self, process: subprocess.Popen[bytes], plan: Plan, path: str) -> None:
         """Read from and wait for the supervisor `process`; `path` is the program's PATH."""
         self.note: str | None = None
+        self.top: int | None = process.pid
         self._process = process
         self._plan = plan
         self._path = path
@@ -196,13 +197,12 @@ class LocalEngine:
         Must be left by the thread that enters it, which must live as long: the kernel ends the program when that
         thread ends. Raises EngineError: no such environment, data in the way, GPUs that were not allotted.
         """
-        if not os.access(Path(plan.environment) / "bin" / "python", os.X_OK):
-            raise EngineError(f"there is no virtual environment at {plan.environment}")
+        prefix = make_prefix(Path(plan.environment), plan.site, plan.record)
         with contextlib.ExitStack() as stack:
             stack.enter_context(links(plan.work, plan.data))
             # Not below the cache: programs put sockets here, whose paths may have 107 bytes (unix(7)).
             home = Path(stack.enter_context(_temporary_home()))
-            environment = program_environment(plan, home, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            environment = program_environment(plan, prefix, home, os.environ.get("CUDA_VISIBLE_DEVICES"))
             note = stack.enter_context(self._noted(plan, home))
             try:
                 process = subprocess.Popen(

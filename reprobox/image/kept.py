@@ -32,6 +32,7 @@ from reprobox.validation import Rule, Rules, build, report, to_plain
 
 _VERSION = Rule(expected="a minor version of Python such as 3.11", pattern=r"3\.[0-9]{1,2}")
 _PLACE = Rule(expected="an absolute path", pattern=r"(?:/[A-Za-z0-9._+@-]+)+")
+_ARCHIVE = Rule(expected="an absolute path, or nothing", pattern=r"(?:(?:/[A-Za-z0-9._+@-]+)+\.zip)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ _RULES: Rules = {
         "python_executable": _PLACE,
         "architecture": Rule(expected="an architecture such as amd64", pattern=r"[a-z0-9]{1,20}"),
     },
-    Probe: {"python": _VERSION, "executable": _PLACE, "launcher": _PLACE},
+    Probe: {"python": _VERSION, "executable": _PLACE, "launcher": _PLACE, "archive": _ARCHIVE},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from reprobox.image.interface import ImageStore
 from reprobox.image.layers import read_json
 from reprobox.image.layout import ENVIRONMENT
 
-_FORMAT = 2
+_FORMAT = 3
 _MARK = "reprobox-probe "
+# Something is mounted there, and the name written into a definition file.
+_PLACE = re.compile(r"(?:/[A-Za-z0-9._+@-]+)+")
 
 # The interpreter below a virtual environment is wanted, because the base may itself be an image with an environment.
 _QUESTIONS = f"""
@@ -31,6 +34,8 @@ print({_MARK!r} + json.dumps({{
     "occupied": os.path.lexists({ENVIRONMENT!r}),
     "python_name": bool(shutil.which("python")),
     "launcher": sys.executable,
+    "archive": next((path for path in sys.path if os.path.basename(path).startswith("python")
+                     and path.endswith(".zip") and not os.path.exists(path)), ""),
     "packages": sorted({{
         "%s=%s" % (found.metadata["Name"], found.version)
         for found in importlib.metadata.distributions() if found.metadata["Name"]
@@ -43,7 +48,8 @@ print({_MARK!r} + json.dumps({{
 class Probe:
     """`python` is `3.11`, `executable` its path in the image, `glibc` its version; `occupied` says whether something
     lies already where the environment goes. `launcher` is the interpreter as a program of the image starts it, which
-    in a virtual environment is not `executable`; `python_name` says whether it is called `python` too; `packages` are
+    in a virtual environment is not `executable`; `archive` is where it would look for an archive of its standard
+    library, empty where there is one; `python_name` says whether it is called `python` too; `packages` are
     the Python distributions that it finds, `name=version`, sorted.
     """
 
@@ -52,6 +58,7 @@ class Probe:
     glibc: tuple[int, int]
     occupied: bool
     launcher: str
+    archive: str
     python_name: bool
     packages: tuple[str, ...]
 
@@ -104,6 +111,7 @@ def _understood(answer: dict[str, Any], reference: str) -> Probe:
         glibc=(int(numbers[0]), int(numbers[1])),
         occupied=bool(answer["occupied"]),
         launcher=str(answer["launcher"]),
+        archive=str(answer["archive"]) if _PLACE.fullmatch(str(answer["archive"])) else "",
         python_name=bool(answer["python_name"]),
         packages=tuple(str(package) for package in answer["packages"]),
     )

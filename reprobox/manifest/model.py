@@ -80,6 +80,36 @@ class SoftwareRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UncoveredProcess:
+    """A process that loaded torch, JAX, TensorFlow or NumPy and in which the runtime did not start: its `command` line,
+    cut to 300 characters, and the `reason`.
+    """
+
+    command: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """How often a program other than Python was seen in the run."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessesRecord:
+    """In how many Python processes the runtime started, and in which it did not. `watched` says whether the processes
+    were looked at from outside; without that only those count as `uncovered` that a covered one started as `python -S`.
+    """
+
+    covered: int
+    watched: bool
+    uncovered: tuple[UncoveredProcess, ...]
+    programs: tuple[Program, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One run, whole. `determinism` holds the effective flags as the process read them back at its end."""
 
@@ -90,6 +120,7 @@ class Manifest:
     run: RunRecord
     result: ResultRecord
     determinism: dict[str, Any]
+    processes: ProcessesRecord
     machine: Machine
     engine: EngineRecord
     software: SoftwareRecord

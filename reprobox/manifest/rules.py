@@ -13,9 +13,12 @@ from reprobox.manifest.model import (
     SCHEMA_VERSION,
     EngineRecord,
     Manifest,
+    ProcessesRecord,
+    Program,
     ResultRecord,
     RunRecord,
     StreamRecord,
+    UncoveredProcess,
 )
 from reprobox.snapshot.model import ArchiveRecord, CodeRecord, DataRecord, GitState, OutputRecord
 from reprobox.validation import Rule, Rules
@@ -35,6 +38,7 @@ _DECIMAL = Rule(
     expected="a decimal number, inf or nan", pattern=r"-?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|inf|nan)"
 )
 _INNER_PATH = Rule(expected="a relative path without ..", pattern=spec.INNER_PATH_PATTERN)
+_PRINTED = Rule(expected="text of at most 300 characters", pattern=r"[^\u0000]{1,300}")
 _BASE64 = Rule(expected="base64", pattern=r"[A-Za-z0-9+/]*={0,2}")
 _WORD = Rule(expected="a word", pattern=r"[A-Za-z0-9][A-Za-z0-9._:+/-]{0,127}")
 # One place of a file system's tree: no slash, and not `.` or `..`.
@@ -90,6 +94,9 @@ RULES: Rules = {
         "trajectory": DIGEST,
         "weights": DIGEST,
     },
+    ProcessesRecord: {"covered": COUNT},
+    UncoveredProcess: {"command": _PRINTED, "reason": _PRINTED},
+    Program: {"name": _PRINTED, "count": Rule(expected="a count of at least one", minimum=1)},
     OutputRecord: {"path": _INNER_PATH, "bytes": COUNT, "digest": DIGEST},
     Machine: {"memory_mib": COUNT},
     Cpu: {"isa": _WORD, "cores": Rule(expected="a count of at least one", minimum=1)},

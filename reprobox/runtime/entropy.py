@@ -126,6 +126,7 @@ class Audit:
         self._listings: dict[Any, bool] = {}
         self._own: dict[tuple[str, str], str] = {}
         self._derived = threading.local()
+        self._seed_ignored = False
 
     def install(self) -> None:
         """Hook what is there now, and the rest when it is imported."""
@@ -141,6 +142,16 @@ class Audit:
         hooks.after_import("torch.utils.data.dataloader", self.guarded(self._hook_loaders))
         if sys.flags.hash_randomization and os.environ.get("PYTHONHASHSEED", "random") == "random":
             self.findings.note("entropy", "order of sets (PYTHONHASHSEED was taken away)", "environment")
+        elif sys.flags.hash_randomization and sys.flags.ignore_environment:
+            # Only of what computes: installers and other tools start Python like that, too.
+            for name in ("numpy", "torch"):
+                hooks.after_import(name, self.guarded(self._note_ignored_seed))
+
+    def _note_ignored_seed(self, module: Any) -> None:
+        if not self._seed_ignored:
+            self._seed_ignored = True
+            what = "order of sets (python -I or -E takes no PYTHONHASHSEED)"
+            self.findings.note("entropy", what, "environment")
 
     def guarded(self, function: Callable[[Any], None]) -> Callable[[Any], None]:
         """Return `function`, to be called after an import, made safe: its failure becomes a finding."""

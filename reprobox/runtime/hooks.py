@@ -87,6 +87,23 @@ def preceded(original: Any, before: Callable[..., None]) -> Any:
     return wrapper
 
 
+def followed(original: Any, after: Callable[..., None]) -> Any:
+    """Return a function that calls `original` and then `after` with the same arguments, and drops what that raises."""
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            without_own_frame(error)
+            raise
+        with contextlib.suppress(Exception):
+            after(*args, **kwargs)
+        return result
+
+    return wrapper
+
+
 def without_own_frame(error: BaseException) -> None:
     """Take the calling frame out of the traceback of an exception that it is about to pass on by a bare `raise`.
 

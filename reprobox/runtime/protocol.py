@@ -1,11 +1,19 @@
-"""How the runtime, inside the training process, and the host talk: environment variables and files, nothing else.
+"""How the runtime, inside the training process, and the host talk: by files in the record folder, nothing else.
 
-The host writes `config.json` into the record folder and names that folder in `REPROBOX_RECORD`; the runtime writes the
-other files there. This module is read on both sides, so it keeps to Python 3.9 and imports nothing.
+The host writes `config.json` there and names the folder in the start file (bootstrap/start_file.py); the runtime writes
+the other files. This module is read on both sides, so it keeps to Python 3.9 and imports nothing.
 
 config.json   {"seed": int, "seed_scheme": 1, "deterministic": bool, "threads": int, "digest_every": int,
-              "loader_seeding": "worker" | "batch"}
-started-N     empty; one for each Python process in which the runtime started (N is its process ID)
+              "loader_seeding": "worker" | "batch", "variables": {NAME: value}}
+              variables are set where the program's environment lacks them
+processes     a line for each Python process in which the runtime started, and for each command that one launched;
+              fields are separated by tabs (see processes.py):
+                  started   PID  PARENT  START  STACK  EXECUTABLE
+                  loaded    PID  MODULE
+                  launched  PID  ARGUMENTS
+              process IDs are those inside the container; START and STACK are fields 22 and 28 of /proc/PID/stat;
+              MODULE is torch or numpy;
+              ARGUMENTS is a list of texts in JSON
 stream-NNN.records   one stream for each process that recorded; NNN is its rank, else its place among its siblings
 facts-NNN.json       what that process was: versions, effective flags, data loaders, warnings
 facts-pPID.json      the same of a program that recorded nothing, so that it has no stream
@@ -41,9 +49,8 @@ optimizer, weights and random states after it and then after every DIGEST_EVERY 
 """
 
 STREAM_VERSION = 1
-RECORD_VARIABLE = "REPROBOX_RECORD"
 CONFIG_FILE = "config.json"
-STARTED_PREFIX = "started-"
+PROCESSES_FILE = "processes"
 STREAM_PREFIX = "stream-"
 STREAM_SUFFIX = ".records"
 # So that digests cost well under 1 % of a step of GPT-2 124M on an H100, and 5 microseconds a step of a tiny CPU model.

@@ -25,17 +25,18 @@ class Recorder:
     A failure inside reprobox never reaches the user's program: it becomes a warning in the facts and recording stops.
     """
 
-    def __init__(self, folder: str, root: bool, digest_every: int = protocol.DEFAULT_DIGEST_EVERY) -> None:
-        """Record into `folder`; `root` tells the program itself from its children; weights are digested after the
-        first step of an optimizer and then every `digest_every` steps, never when that is 0.
+    def __init__(self, folder: str, digest_every: int = protocol.DEFAULT_DIGEST_EVERY) -> None:
+        """Record into `folder`; weights are digested after the first step of an optimizer and then every `digest_every`
+        steps, never when that is 0. `root`, to be set, tells the program itself from its children.
         """
+        self.root = False
+        self._forked = False
         self.data_loaders: list[dict[str, Any]] = []
         self.losses = 0
         self.steps = 0
         # While a CUDA graph is captured nothing may be sent from the device: it would become part of the graph.
         self.capturing = False
         self._folder = folder
-        self._root = root
         self._digest_every = digest_every
         self._warnings: list[str] = []
         self._torch: Any = None
@@ -69,7 +70,8 @@ class Recorder:
 
     def _forget_parent(self) -> None:
         """In a forked child: what the parent has recorded is the parent's; the child starts a stream of its own."""
-        self._root = False
+        self.root = False
+        self._forked = True
         self._warnings = []
         self._reset(Stream(self._folder, self._stream))
 
@@ -111,7 +113,7 @@ class Recorder:
 
     def _begin(self) -> None:
         self._begun = True
-        if not self._root and "multiprocessing.util" in sys.modules:
+        if not self.root and "multiprocessing.util" in sys.modules:
             # Children of multiprocessing leave by os._exit and never run atexit handlers. Not earlier: a forked child
             # forgets what its parent registered, and anything from before its own code begins.
             sys.modules["multiprocessing.util"].Finalize(None, self.finish, exitpriority=-100)
@@ -276,7 +278,8 @@ class Recorder:
         """Write what is left, the digest of the final weights, and the facts. Called when the process ends."""
         if self._finished or self._pid != os.getpid():
             return
-        if not self._root and self._stream.number is None and not self._entries and not self._warnings:
+        silent = self._stream.number is None and not self._entries and not self._warnings
+        if silent and not self.root and not self._is_a_program_with_torch():
             return  # a child that trained nothing, for instance a data loader's worker
         self._finished = True
         try:
@@ -291,6 +294,15 @@ class Recorder:
         except Exception as error:
             self.warn("the record could not be finished: %s: %s" % (type(error).__name__, error))
         self._write_facts()
+
+    def _is_a_program_with_torch(self) -> bool:
+        """Say whether this process, which is not the first of the run, could have trained unnoticed: it was started as
+        a program, not as a worker, and loaded torch.
+        """
+        if self._forked or self._torch is None:
+            return False
+        processes = sys.modules.get("multiprocessing.process")
+        return processes is None or processes.parent_process() is None
 
     def _final_weights(self) -> str | None:
         """Return the digest of what all optimizers optimized; without any, of the parameters changed by hand."""

@@ -6,10 +6,21 @@ import json
 import os
 from typing import Any, Callable
 
-from . import current, determinism, entropy, hooks, loaders, protocol, seeding, unseeded, worker_states
+from . import (
+    current,
+    determinism,
+    entropy,
+    hooks,
+    inner,
+    loaders,
+    processes,
+    protocol,
+    seeding,
+    unseeded,
+    worker_states,
+)
 from .recorder import Recorder
 
-_ROOT_VARIABLE = "REPROBOX_ROOT"
 # Where a program imports one of these first, torch is imported, and hooked, in the middle of it.
 _IMPORT_TORCH = (
     "accelerate.accelerator",
@@ -19,23 +30,18 @@ _IMPORT_TORCH = (
 _started: list[Recorder] = []
 
 
-def start() -> None:
-    """Start the runtime in this process, once. Called by `sitecustomize` before the user's program."""
+def start(folder: str) -> None:
+    """Start the runtime in this process, once, recording into `folder`. Called by the start file."""
     if _started:
         return
-    folder = os.environ[protocol.RECORD_VARIABLE]
     with open(os.path.join(folder, protocol.CONFIG_FILE), encoding="utf-8") as handle:
         config = json.load(handle)
     seed = config["seed"]
     by_batch = config.get("loader_seeding") == protocol.SEED_BATCHES
-    # A child process inherits the variable and so knows that it is not the program itself, which reports facts even
-    # when it trains nothing.
-    root = _ROOT_VARIABLE not in os.environ
-    os.environ.setdefault(_ROOT_VARIABLE, str(os.getpid()))
-    if root:
-        with open(os.path.join(folder, protocol.STARTED_PREFIX + str(os.getpid())), "w", encoding="utf-8"):
-            pass
-    recorder = Recorder(folder, root, config.get("digest_every", protocol.DEFAULT_DIGEST_EVERY))
+    # Also where the program gave its child an environment of its own: the libraries read them when they load.
+    for name, value in config.get("variables", {}).items():
+        os.environ.setdefault(name, value)
+    recorder = Recorder(folder, config.get("digest_every", protocol.DEFAULT_DIGEST_EVERY))
     _started.append(recorder)
     _finish_before_exit(recorder)
 
@@ -57,6 +63,8 @@ def start() -> None:
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
+    for name in ("numpy", "torch"):
+        hooks.after_import(name, guarded(processes.note_loaded, folder))
     for name in _IMPORT_TORCH:
         hooks.expect(name)
     # After the seeding above, so that the audit does not see it.
@@ -65,6 +73,11 @@ def start() -> None:
     unseeded.install(streams, audit)
     audit.install()
     current.run = current.Run(seed, config["deterministic"], recorder, streams, audit)
+    inner.install()
+    processes.note_launches(folder)
+    # Last: what is registered is seeded and recorded. The first process of a run is the program itself, which reports
+    # facts even when it trains nothing.
+    recorder.root = processes.register(folder)
 
 
 def _finish_before_exit(recorder: Recorder) -> None:

@@ -7,20 +7,22 @@ judged by `compare_record.py`.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from reprobox.bundle.reader import is_bundle
 from reprobox.engines import open_engine
-from reprobox.engines.docker_plan import PYTHON_VARIABLES, RECORD_FOLDER, SITE_FOLDER, WORK_FOLDER
+from reprobox.engines.docker_plan import PYTHON_VARIABLES, RECORD_FOLDER, SITE_FOLDER, WORK_FOLDER, start_source
+from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.errors import ManifestError, UsageError
 from reprobox.image.interface import ImageStore
 from reprobox.image.oci_archive import write_archive
+from reprobox.image.start_points import start_points
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.progress import Observer
-from reprobox.runtime.protocol import RECORD_VARIABLE
 from reprobox.runtime.seeding import SCHEME
 from reprobox.snapshot.archive import restore_code
 from reprobox.workflow.environment import remake
@@ -42,8 +44,9 @@ From: {archive}
     org.reprobox.image {image}
 
 %files
-    {runtime}/sitecustomize.py {site}/sitecustomize.py
     {runtime}/reprobox {site}/reprobox
+    {runtime}/{start} {site}/{start}
+{start_files}
 
 %environment
 {variables}
@@ -76,8 +79,7 @@ if [ "$(ls {record} 2>/dev/null)" != config.json ]; then
 fi
 mkdir -p scratch
 {preparation}exec apptainer exec --cleanenv --containall --workdir scratch \\
-    --env {variable}={record_folder} --bind {record}:{record_folder} \\
-    --bind {code}:{work} --pwd {work} \\
+    --bind {record}:{record_folder} --bind {code}:{work} --pwd {work} \\
 {options}    "$@" {name}.sif {command}
 """
 
@@ -115,6 +117,7 @@ def export_apptainer(run: Path, folder: Path, *, cache: Path, observer: Observer
     wheels = RunPaths(root=place.absolute().parent).wheels
     image = remake(engine, manifest, cache=cache, observer=observer, beside=wheels)
     digest = image.record.config_digest
+    points = start_points(image.base, digest, cast(ImageStore, engine), cache=cache)
     name = manifest.name
     written = ApptainerExport(
         name=name,
@@ -129,9 +132,11 @@ def export_apptainer(run: Path, folder: Path, *, cache: Path, observer: Observer
         write_archive(image, cast(ImageStore, engine), written.archive, observer=observer)
         restore_code(packed, archive=manifest.code.archive, target=folder / CODE)
         lay_out_runtime(folder / RUNTIME)
+        write_start_files(folder / RUNTIME, site=SITE_FOLDER, record=RECORD_FOLDER)
         (folder / RECORD).mkdir()
         configure_runtime(manifest.spec, folder / RECORD)
-        written.definition.write_text(definition_of(manifest, written.archive.name, digest), encoding="utf-8")
+        definition = definition_of(manifest, written.archive.name, digest, points)
+        written.definition.write_text(definition, encoding="utf-8")
         written.script.write_text(script_of(manifest), encoding="utf-8")
     except OSError as error:
         raise storage_error(error, folder) from error
@@ -161,8 +166,9 @@ def _check(manifest: Manifest, folder: Path) -> None:
         )
 
 
-def definition_of(manifest: Manifest, archive: str, image: str) -> str:
-    """Return the definition file that builds upon the file `archive`, which holds the image with that config digest.
+def definition_of(manifest: Manifest, archive: str, image: str, points: Sequence[str]) -> str:
+    """Return the definition file that builds upon the file `archive`, which holds the image with that config digest,
+    and puts the start files at those `points`.
 
     The caller's own variables, which the run was allowed to see, are not in it: they may be secrets.
     """
@@ -174,6 +180,8 @@ def definition_of(manifest: Manifest, archive: str, image: str) -> str:
         name=manifest.name,
         runtime=RUNTIME,
         site=SITE_FOLDER,
+        start=START_FOLDER,
+        start_files="\n".join(f"    {start_source(Path(RUNTIME), point)} {point}" for point in points),
         work=WORK_FOLDER,
         record=RECORD,
         variables="\n".join(f"    export {name}={shlex.quote(value)}" for name, value in variables.items()),
@@ -200,7 +208,6 @@ def script_of(manifest: Manifest) -> str:
         name=manifest.name,
         record=RECORD,
         record_folder=RECORD_FOLDER,
-        variable=RECORD_VARIABLE,
         code=CODE,
         work=WORK_FOLDER,
         preparation="".join(preparation),

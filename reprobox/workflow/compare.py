@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox.manifest.model import Manifest
+from reprobox.manifest.model import Manifest, ProcessesRecord
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.comparison import compare, compare_outputs
 from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
@@ -21,7 +21,13 @@ def judge(
     replayed: Sequence[Trajectory],
     tolerance: Tolerance | None,
 ) -> Verdict:
-    """Judge one run against another: by losses and final weights, or by outputs where neither recorded any loss."""
+    """Judge one run against another: by losses and final weights, or by outputs where neither recorded any loss.
+
+    Where one had a process that was neither seeded nor recorded, there is nothing to judge.
+    """
+    verdict = unseen(recorded_run.processes, replayed_run.processes)
+    if verdict is not None:
+        return verdict
     if recorded or replayed:
         return compare(recorded, replayed, tolerance=tolerance)
     if recorded_run.run.status == "completed" and replayed_run.run.status != "completed":
@@ -32,6 +38,20 @@ def judge(
             first_divergence=Divergence(what="outputs"),
         )
     return compare_outputs(recorded_run.result.outputs, replayed_run.result.outputs)
+
+
+def unseen(recorded: ProcessesRecord, replayed: ProcessesRecord) -> Verdict | None:
+    """Return the verdict that two runs are incomparable, where the runtime did not start in a process of either."""
+    for run, processes in (("the recorded run", recorded), ("this run", replayed)):
+        if processes.uncovered:
+            first = processes.uncovered[0]
+            more = f", and {len(processes.uncovered) - 1} more" if len(processes.uncovered) > 1 else ""
+            return Verdict(
+                outcome=Outcome.INCOMPARABLE,
+                steps_compared=0,
+                reason=f"in {run} this was neither seeded nor recorded: {first.command} ({first.reason}){more}",
+            )
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

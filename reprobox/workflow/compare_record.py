@@ -18,7 +18,8 @@ from reprobox.trajectory.comparison import compare
 from reprobox.trajectory.model import Outcome, Tolerance, Trajectory, Verdict
 from reprobox.trajectory.reader import read_streams
 from reprobox.validation import printable
-from reprobox.workflow.compare import Comparison, unequal
+from reprobox.workflow.compare import Comparison, unequal, unseen
+from reprobox.workflow.coverage import Coverage, Registered
 from reprobox.workflow.entropy import read_object
 from reprobox.workflow.paths import RunPaths
 from reprobox.workflow.unpack import load_manifest
@@ -43,12 +44,16 @@ def compare_record(run: Path, folder: Path, *, tolerance: Tolerance | None) -> C
     record = RunPaths(root=folder).record
     config = read_object(record / protocol.CONFIG_FILE)
     _check_scheme(manifest, record, config)
+    registered = Registered(record)
+    registered.read()
+    coverage = registered.coverage()
     recorded = tuple(decode_stream(stream) for stream in manifest.streams)
     if not recorded:
         reason = "the run recorded no losses, and outputs of a training that was started by hand are not compared"
         verdict = Verdict(outcome=Outcome.INCOMPARABLE, steps_compared=0, reason=reason)
     else:
-        verdict = compare(recorded, _streams(record, len(recorded)), tolerance=tolerance)
+        replayed = _streams(record, coverage, len(recorded))
+        verdict = unseen(manifest.processes, coverage.record()) or compare(recorded, replayed, tolerance=tolerance)
     return Comparison(
         verdict=verdict,
         steps_recorded=manifest.result.steps,
@@ -68,12 +73,12 @@ def _check_scheme(manifest: Manifest, record: Path, config: Mapping[str, Any]) -
         )
 
 
-def _streams(record: Path, expected: int) -> tuple[Trajectory, ...]:
+def _streams(record: Path, coverage: Coverage, expected: int) -> tuple[Trajectory, ...]:
     streams = read_streams(record)
-    if not streams and not any(record.glob(f"{protocol.STARTED_PREFIX}*")):
+    if not streams and not coverage.covered:
         raise UsageError(
             f"nothing has been trained into {record}: the runtime never started",
-            details=("it starts in every Python that is given the folder and REPROBOX_RECORD",),
+            details=("it starts in every Python of the image, where the folder is bound as the script does it",),
             hint="train with the script that lies beside it",
         )
     for stream in streams:

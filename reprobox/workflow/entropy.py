@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from reprobox.runtime import protocol
 from reprobox.validation import printable
@@ -54,15 +55,21 @@ def warnings_of(findings: list[dict[str, Any]]) -> list[str]:
     return texts
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in one file of a record, which the program may have written; `{}` where there is none.
-
-    Only a plain file is opened: a link could lead out of the folder, a pipe would never end.
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file of a record, which the program may have written, if it is a plain one: a link could lead out of the
+    folder, a pipe would never end. Raises OSError.
     """
+    handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        handle.close()
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return handle
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in one file of a record, which the program may have written; `{}` where there is none."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
-            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-                return {}
+        with open_plain(path) as handle:
             content = json.loads(handle.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}

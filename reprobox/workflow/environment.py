@@ -19,6 +19,7 @@ from reprobox.image.kept import kept_base, kept_image
 from reprobox.image.layers import layer_path
 from reprobox.image.load import load
 from reprobox.image.model import ImageRecord
+from reprobox.image.start_points import start_points
 from reprobox.lock.download import damaged_wheels, fetch_wheels, has_wheel
 from reprobox.lock.model import Lock, LockedPackage
 from reprobox.progress import Observer
@@ -36,11 +37,14 @@ ImageSource = Callable[[ImageRecord, ImageStore], Image]
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """A place to run in: `handle` is the engine's name for it; `image` is None for the local engine."""
+    """A place to run in: `handle` is the engine's name for it; `image` is None for the local engine; `start_points` are
+    where the image's Python looks for start files (see `engines.interface.Plan`).
+    """
 
     handle: str
     lock: Lock
     image: ImageRecord | None
+    start_points: tuple[str, ...] = ()
 
 
 def prepare(
@@ -243,4 +247,5 @@ def _loaded(engine: Engine, image: Image, wheels: _Wheels, started: float) -> En
     observer.finished(
         "image", f"{len(record.diff_ids)} layers  {record.config_digest[:19]}…", f"{time.monotonic() - started:.1f} s"
     )
-    return Environment(handle=handle, lock=wheels.lock, image=record)
+    points = start_points(image.base, handle, store, cache=image.cache)
+    return Environment(handle=handle, lock=wheels.lock, image=record, start_points=points)

@@ -21,6 +21,7 @@ from reprobox.spec import RunSpec, parse_size
 from reprobox.trajectory.bits import shown
 from reprobox.trajectory.model import Trajectory
 from reprobox.trajectory.reader import News, StreamTail, read_streams
+from reprobox.workflow.coverage import Coverage, Watcher
 from reprobox.workflow.entropy import read_findings, warnings_of
 from reprobox.workflow.paths import RunPaths, storage_error
 from reprobox.workflow.workers import warnings_of_workers
@@ -29,6 +30,7 @@ Watch = Callable[[News], None]
 
 # How much of the end of a program's output is searched for the error that ended it.
 _LOG_TAIL = 1 << 18
+_MOST_UNCOVERED = 10
 
 
 class StopEarly(Exception):
@@ -37,23 +39,24 @@ class StopEarly(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One execution: `spec` fully settled, `environment` the engine's handle, `data` where each data path lies here,
-    `total` the number of losses to expect where a manifest tells.
+    """One execution: `spec` fully settled, `environment` the engine's handle, `start_points` where its Pythons look for
+    start files, `data` where each data path lies here, `total` the number of losses to expect where a manifest tells.
     """
 
     spec: RunSpec
     paths: RunPaths
     engine: Engine
     environment: str
+    start_points: Sequence[str] = ()
     data: Sequence[DataMount] = ()
     total: int | None = None
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What came of it. `status` is completed, failed or interrupted; `facts` is what the runtime said of its process,
-    `findings` what its audit found (see `workflow/entropy.py`); `failure` is an error that ended the run from outside
-    the program (the engine died, the disk was full).
+    """What came of it. `status` is completed, failed or interrupted; `facts` is what the runtime said of its
+    process, `findings` what its audit found (see `workflow/entropy.py`), `coverage` in which processes; `failure`
+    is an error that ended the run from outside the program (the engine died, the disk was full).
     """
 
     status: str = "failed"
@@ -63,6 +66,7 @@ class Result:
     trajectories: tuple[Trajectory, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     findings: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=Coverage)
     warnings: list[str] = field(default_factory=list)
     failure: ReproboxError | None = None
     interrupted: bool = False
@@ -118,11 +122,14 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
                     watch(news)
 
         with job.engine.start(plan) as execution:
+            watcher = Watcher(job.paths.record, execution.top)
             observer.training_started()
             try:
-                result.exit_code = execution.pump(output, tick)
+                with watcher.watching():
+                    result.exit_code = execution.pump(output, tick)
             finally:
                 observer.training_ended()
+                result.coverage = watcher.coverage()
             note = execution.note
         tick()
     if note:
@@ -131,13 +138,12 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
 
 
 def lay_out_runtime(site: Path) -> None:
-    """Copy the runtime into the folder `site`, from which the program will import it by PYTHONPATH."""
+    """Copy the runtime into the folder `site`; the start file, which the engine adds, imports it from there."""
     source = Path(protocol.__file__).parent
     ignore = shutil.ignore_patterns("__pycache__", "bootstrap")
     shutil.copytree(source, site / "reprobox" / "runtime", ignore=ignore)
     # Without it a reprobox among the program's own packages, of any version, would be imported instead.
     shutil.copyfile(source.parent / "__init__.py", site / "reprobox" / "__init__.py")
-    shutil.copyfile(source / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
 
 
 def configure_runtime(spec: RunSpec, record: Path) -> None:
@@ -149,6 +155,7 @@ def configure_runtime(spec: RunSpec, record: Path) -> None:
         "threads": spec.resources.cpus,
         "digest_every": spec.trajectory.digest_every,
         "loader_seeding": spec.loader_seeding,
+        "variables": deciding_variables(spec, {}),
     }
     (record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 
@@ -163,6 +170,7 @@ def _plan(job: Job) -> Plan:
         record=job.paths.record,
         site=job.paths.site,
         env=program_environment(spec),
+        start_points=tuple(job.start_points),
         data=tuple(job.data),
         gpus=spec.resources.gpus,
         cpus=spec.resources.cpus,
@@ -173,23 +181,26 @@ def _plan(job: Job) -> Plan:
 
 
 def program_environment(spec: RunSpec) -> dict[str, str]:
-    """Return the variables that the program gets: those allowed by the spec, and those that decide about its bits.
+    """Return the variables that the program gets: those allowed by the spec, and those that decide about its bits."""
+    env = {name: os.environ[name] for name in spec.env if name in os.environ}
+    # Python reads it before anything of ours can run.
+    return env | {"PYTHONHASHSEED": str(spec.seed)} | deciding_variables(spec, env)
+
+
+def deciding_variables(spec: RunSpec, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that decide about the bits of what a process computes; some only if not among the `chosen`.
 
     The number of threads decides how sums are split, MKL_DYNAMIC lets MKL take fewer than asked, and cuBLAS is
     deterministic only with a fixed workspace (docs.nvidia.com/cuda/cublas, "Results reproducibility"). Of NCCL and
     inductor the caller's own choice stands, if the spec lets it through. Reasons and sources: docs/determinism.md.
     """
-    env = {name: os.environ[name] for name in spec.env if name in os.environ}
-    env["PYTHONHASHSEED"] = str(spec.seed)
-    env["OMP_NUM_THREADS"] = str(spec.resources.cpus)
-    env["OPENBLAS_NUM_THREADS"] = str(spec.resources.cpus)
-    env["MKL_DYNAMIC"] = "FALSE"
+    threads = str(spec.resources.cpus)
+    variables = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_DYNAMIC": "FALSE"}
     if spec.deterministic:
-        env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        env.setdefault("NCCL_ALGO", "Ring")
-        env.setdefault("NCCL_PROTO", "Simple")
-        env.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
-    return env
+        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        own = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple", "TORCHINDUCTOR_DETERMINISTIC": "1"}
+        variables |= {name: value for name, value in own.items() if name not in chosen}
+    return variables
 
 
 def _gather(job: Job, result: Result) -> None:
@@ -216,14 +227,35 @@ def _gather(job: Job, result: Result) -> None:
     result.findings = read_findings(record)
     result.warnings.extend(warnings_of(result.findings["entropy"]))
     result.warnings.extend(warnings_of_workers(record))
-    if not any(record.glob(protocol.STARTED_PREFIX + "*")) and result.failure is None and not result.interrupted:
-        result.warnings.append(
-            "the runtime did not start in the program (no Python, or python -I, -E or -S): no losses"
-        )
-    elif not any(stream.losses for stream in result.trajectories) and result.status == "completed":
-        result.warnings.append("the program never called backward(): no losses; a replay compares outputs only")
+    result.warnings.extend(_of_processes(result))
     if isinstance(result.failure, EngineError):
         result.warnings.append(result.failure.message)
+
+
+def _of_processes(result: Result) -> list[str]:
+    """Say what ran without the runtime, and why there are no losses where there are none."""
+    coverage = result.coverage
+    texts = [
+        f"neither seeded nor recorded: {process.command} ({process.reason}); no replay of this run can be EXACT"
+        for process in coverage.uncovered[:_MOST_UNCOVERED]
+    ]
+    if len(coverage.uncovered) > _MOST_UNCOVERED:
+        texts.append(
+            f"{len(coverage.uncovered) - _MOST_UNCOVERED} more processes were neither seeded nor recorded; "
+            "see processes.uncovered"
+        )
+    if result.failure is not None or result.interrupted:
+        return texts
+    if not coverage.watched:
+        texts.append("the program's processes could not be seen from outside: one that avoids the runtime is missed")
+    if coverage.uncovered or any(stream.losses for stream in result.trajectories):
+        return texts
+    if coverage.covered == 0:
+        texts.append("the runtime did not start in the program, which started no Python: no losses")
+    elif result.status == "completed":
+        reason = "the program never called backward()" if "torch" in coverage.loaded else "the program loaded no torch"
+        texts.append(f"{reason}: no losses; a replay compares outputs only")
+    return texts
 
 
 def _look_for_operator(job: Job, result: Result) -> None:

@@ -99,6 +99,7 @@ def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
                 **({"own_seeds": result.findings["own"]} if result.findings.get("own") else {}),
             }
         ),
+        processes=result.coverage.record(),
         machine=inputs.machine,
         engine=EngineRecord(
             kind=inputs.engine.kind,

@@ -126,6 +126,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
             paths=paths,
             engine=engine,
             environment=environment.handle,
+            start_points=environment.start_points,
             data=mounts,
             total=manifest.result.steps,
         )

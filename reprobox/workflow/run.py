@@ -76,7 +76,14 @@ def run(
         warnings=[reason] if reason else [],
     )
     mounts = [DataMount(source=(project / record.path).absolute(), target=record.path) for record in data]
-    job = Job(spec=spec, paths=paths, engine=opened, environment=environment.handle, data=mounts)
+    job = Job(
+        spec=spec,
+        paths=paths,
+        engine=opened,
+        environment=environment.handle,
+        start_points=environment.start_points,
+        data=mounts,
+    )
     try:
         with not_yet_started(paths):
             place_code(paths, inputs)

@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.manifest.store import read_manifest
 from reprobox.runtime import protocol
 from reprobox.trajectory.model import Trajectory
 from reprobox.trajectory.reader import read_streams
+from reprobox.workflow.execute import lay_out_runtime
 
 REPROBOX = Path(sys.executable).parent / "reprobox"
 
@@ -210,10 +212,8 @@ def loss_of(model, scale=1.0):
         here = Path(tempfile.mkdtemp(dir=self.folder))
         record, site = here / "record", here / "site"
         record.mkdir()
-        runtime = Path(protocol.__file__).parent
-        shutil.copytree(runtime, site / "reprobox" / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copyfile(runtime.parent / "__init__.py", site / "reprobox" / "__init__.py")
-        shutil.copyfile(runtime / "bootstrap" / "sitecustomize.py", site / "sitecustomize.py")
+        lay_out_runtime(site)
+        write_start_files(site, site=str(site), record=str(record))
         config = {"seed": seed, "seed_scheme": 1, "deterministic": deterministic, "threads": 1}
         config |= {"digest_every": digest_every, "loader_seeding": loader_seeding}
         (record / protocol.CONFIG_FILE).write_text(json.dumps(config))
@@ -223,12 +223,11 @@ def loss_of(model, scale=1.0):
             "HOME": str(here),
             # Not below the test, whose name can be long: the paths of sockets may have 107 bytes (unix(7)).
             "TMPDIR": tempfile.gettempdir(),
-            "PYTHONPATH": str(site),
+            "PYTHONPATH": str(site / START_FOLDER),
             "PYTHONHASHSEED": "42",
             "OMP_NUM_THREADS": "1",
             "MKL_DYNAMIC": "FALSE",
             "HF_HUB_OFFLINE": "1",
-            protocol.RECORD_VARIABLE: str(record),
             **(env or {}),
         }
         done = subprocess.run(
@@ -295,10 +294,11 @@ def training_python(reprobox: Reprobox, tmp_path_factory: pytest.TempPathFactory
     (folder / "requirements.txt").write_text(
         "torch==2.13.0\nnumpy\ntransformers\naccelerate\nlightning\nnbclient\nipykernel\n"
     )
-    program = "import sys, pathlib; pathlib.Path('outputs').mkdir(); pathlib.Path('outputs/p').write_text(sys.prefix)"
+    # The environment in the cache, upon which a run has a prefix of its own.
+    program = "import pathlib, torch; print(pathlib.Path(torch.__file__).parents[4], file=open('outputs', 'w'))"
     (folder / "where.py").write_text(program)
     done = reprobox("run", "--json", "--engine", "local", "--", "python", "where.py", folder=folder)
-    return (Path(done.data["run_dir"]) / "work" / "outputs" / "p").read_text() + "/bin/python"
+    return (Path(done.data["run_dir"]) / "work" / "outputs").read_text().strip() + "/bin/python"
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ pytestmark = pytest.mark.network
 
 API = Path(__file__).parents[2] / "docs" / "api.md"
 
-# Runs the checks beside it outside of a run: the same packages and the same API, but no record.
+# Runs the checks beside it as outside of a run: the same packages and the same API, but the runtime does not start.
 OUTSIDE = """\
-import os, subprocess, sys
-env = {name: value for name, value in os.environ.items() if not name.startswith("REPROBOX_")}
-sys.exit(subprocess.run([sys.executable, "checks.py"], env=env).returncode)
+import os, pathlib, subprocess, sys
+import reprobox
+path = [str(pathlib.Path(reprobox.__file__).parents[1]), *sys.path]
+env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+sys.exit(subprocess.run([sys.executable, "-S", "checks.py"], env=env).returncode)
 """
 
 CHECKS = """
@@ -42,7 +44,7 @@ CHECKS = """
     def seed_of(batch):
         return int(batch[0][0])
 
-    assert (current.run is None) == ("REPROBOX_RECORD" not in os.environ)
+    assert (current.run is None) == bool(sys.flags.no_site)
     METHOD = {"multiprocessing_context": "fork"}
 
     # Workers start with 42, 43, 44, 45, and differently in the next epoch and in the next loader.

@@ -217,6 +217,7 @@ PYTHON_ANSWER: dict[str, Any] = {
     "libc": "glibc 2.36",
     "occupied": False,
     "launcher": "/usr/local/bin/python3",
+    "archive": "/usr/local/lib/python311.zip",
     "python_name": True,
     "packages": ["numpy=2.0.0", "torch=2.11.0+cu130"],
 }

@@ -89,12 +89,22 @@ def test_only_work_and_record_can_be_written() -> None:
     mounts = {mount["Target"]: mount for mount in host(data=data)["Mounts"]}
     assert {target for target, mount in mounts.items() if not mount["ReadOnly"]} == {"/work", "/reprobox/record"}
     assert mounts["/reprobox/site"]["Source"] == "/runs/s"
+    assert not any(target.endswith((".zip", ".pth")) for target in mounts)
     assert mounts["/work/data/digits"] == {
         "Type": "bind",
         "Source": "/somewhere/digits",
         "Target": "/work/data/digits",
         "ReadOnly": True,
     }
+
+
+def test_start_files_lie_where_the_images_python_looks_for_them() -> None:
+    points = ("/usr/lib/python311.zip", "/opt/env/lib/python3.11/site-packages/reprobox.pth")
+    mounts = {mount["Target"]: mount for mount in host(start_points=points)["Mounts"]}
+    assert [(mounts[point]["Source"], mounts[point]["ReadOnly"]) for point in points] == [
+        ("/runs/s/start", True),
+        ("/runs/s/reprobox.pth", True),
+    ]
 
 
 def test_the_environment_is_the_plans_and_the_engines() -> None:
@@ -104,10 +114,8 @@ def test_the_environment_is_the_plans_and_the_engines() -> None:
         "PATH": "/opt/env/bin:/conda/bin:/bin",
         "HOME": "/tmp",
         "TMPDIR": "/tmp",
-        "PYTHONPATH": "/reprobox/site",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
-        "REPROBOX_RECORD": "/reprobox/record",
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +30,7 @@ class Output:
         self.ended.set()
 
 
-class Daemon:
+class FakeDaemon:
     """Answers a wait with the status 3, and remembers whether the output had ended when it was asked to."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
@@ -67,7 +69,7 @@ class Daemon:
 def test_podman_which_waits_on_a_processor_is_asked_to_when_the_output_has_ended(
     facts: dict[str, Any], after_the_output: bool
 ) -> None:
-    daemon = Daemon(facts)
+    daemon = FakeDaemon(facts)
     execution = ContainerExecution(daemon, "name", program="python", memory=None, path="/bin")
     written = bytearray()
     with execution.started():
@@ -77,3 +79,33 @@ def test_podman_which_waits_on_a_processor_is_asked_to_when_the_output_has_ended
     execution.join()
     assert daemon.output_had_ended is after_the_output
     assert written == b"epoch 1\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "there", "top"),
+    [
+        ({"Pid": os.getpid(), "Running": True}, "", os.getpid()),
+        # An engine elsewhere, whose number here belongs to another process or to none.
+        ({"Pid": os.getpid(), "Running": True}, "/elsewhere", None),
+        ({"Pid": 2**22 + 1, "Running": True}, "", None),
+        ({"Pid": 0, "Running": False}, "", 0),
+        ({"Pid": 2**22 + 1, "Running": False}, "", 0),
+        ({"Running": True}, "", None),
+    ],
+    ids=["ours", "another's", "nobody's", "ended", "just ended", "not told"],
+)
+def test_the_first_process_is_known_where_it_sees_the_same_folder_as_we_do(
+    state: dict[str, Any], there: str, top: int | None, tmp_path: Path
+) -> None:
+    class Daemon(FakeDaemon):
+        def inspect_container(self, name: str) -> dict[str, Any]:
+            return {"State": {"ExitCode": 3, **state}}
+
+    daemon = Daemon({})
+    shared = (tmp_path, f"{tmp_path}{there}")
+    execution = ContainerExecution(daemon, "name", program="python", memory=None, path="/bin", shared=shared)
+    with execution.started():
+        daemon.output.ended.set()
+        assert execution.top == top
+        execution.pump(lambda _stream, _data: None, lambda: None)
+    execution.join()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from reprobox.errors import EngineError
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    for name in ("work", "record", "site", "venv", "venv/bin"):
+    for name in ("work", "record", "site"):
         (tmp_path / name).mkdir()
-    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    venv.create(tmp_path / "venv", symlinks=True)
     return Plan(
         run_id="test-1",
         command=("python", "-c", "pass"),
@@ -91,7 +92,7 @@ class TestProgram:
     def test_one_that_is_not_there_ends_with_127_and_a_note(self, engine: LocalEngine, plan: Plan) -> None:
         status, _, _, note = run(engine, replaced(plan, "pythn", "train.py"))
         assert status == 127
-        assert note is not None and "pythn" in note and f"{plan.environment}/bin" in note
+        assert note is not None and "pythn" in note and f"{plan.site}/env/bin" in note
         status, _, _, note = run(engine, replaced(plan, "./train.sh"))
         assert (status, note) == (127, "the program is not there: ./train.sh")
 
@@ -120,13 +121,11 @@ class TestProgram:
         home = seen.pop("HOME")
         assert seen == {
             "ASKED_FOR": "1",
-            "PATH": f"{plan.environment}/bin:/usr/local/bin:/usr/bin:/bin",
-            "VIRTUAL_ENV": plan.environment,
+            "PATH": f"{plan.site}/env/bin:/usr/local/bin:/usr/bin:/bin",
+            "VIRTUAL_ENV": f"{plan.site}/env",
             "TMPDIR": home,
-            "PYTHONPATH": str(plan.site),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
-            "REPROBOX_RECORD": str(plan.record),
             "LANG": "C.UTF-8",
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": "",

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.runtime import protocol
 from reprobox.runtime.entropy import Audit, Findings
 from reprobox.workflow.entropy import read_findings, warnings_of
-
-RUNTIME = Path(protocol.__file__).parent
+from reprobox.workflow.execute import lay_out_runtime
 
 
 class Guest:
@@ -26,9 +26,8 @@ class Guest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.site = folder / "site"
-        shutil.copytree(RUNTIME, self.site / "reprobox" / "runtime")
-        shutil.copyfile(RUNTIME.parent / "__init__.py", self.site / "reprobox" / "__init__.py")
-        shutil.copyfile(RUNTIME / "bootstrap" / "sitecustomize.py", self.site / "sitecustomize.py")
+        lay_out_runtime(self.site)
+        write_start_files(self.site, site=str(self.site), record=str(folder / "record"))
         self.work = folder / "work"
         self.work.mkdir()
 
@@ -42,9 +41,8 @@ class Guest:
         (self.work / "train.py").write_text(textwrap.dedent(code))
         variables = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(self.site),
+            "PYTHONPATH": str(self.site / START_FOLDER),
             "PYTHONHASHSEED": "42",
-            protocol.RECORD_VARIABLE: str(record),
             **env,
         }
         done = subprocess.run(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.runtime import protocol
 from reprobox.workflow.execute import lay_out_runtime
 
@@ -30,6 +31,7 @@ class Guest:
         self.record = folder / "record"
         self.record.mkdir()
         lay_out_runtime(self.site)
+        write_start_files(self.site, site=str(self.site), record=str(self.record))
         self.configure({"seed": 42, "seed_scheme": 1, "deterministic": True, "threads": 1})
 
     def configure(self, config: object) -> None:
@@ -38,9 +40,8 @@ class Guest:
     def run(self, code: str, *options: str, path: str = "") -> subprocess.CompletedProcess[str]:
         env = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join(part for part in (str(self.site), path) if part),
+            "PYTHONPATH": os.pathsep.join(part for part in (str(self.site / START_FOLDER), path) if part),
             "PYTHONHASHSEED": "42",
-            protocol.RECORD_VARIABLE: str(self.record),
         }
         command = [sys.executable, *options, "-c", code]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
@@ -62,16 +63,16 @@ def test_random_is_seeded_whenever_it_is_imported(guest: Guest) -> None:
 def test_a_program_without_torch_still_reports_its_python(guest: Guest) -> None:
     assert guest.run("pass").returncode == 0
     assert guest.facts()["software"] == {"python": sys.version.split()[0]}
-    assert list(guest.record.glob("started-*"))
+    (line,) = (guest.record / protocol.PROCESSES_FILE).read_text().splitlines()
+    assert line.split("\t")[0] == "started" and line.endswith(os.path.realpath(sys.executable))
     assert not list(guest.record.glob("stream-*"))
 
 
-def test_the_runtime_stays_away_without_its_variable(guest: Guest, tmp_path: Path) -> None:
-    env = {"PYTHONPATH": str(guest.site), "PATH": os.environ["PATH"]}
-    code = "import sys; print('reprobox' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-    assert not list(guest.record.glob("started-*"))
+def test_the_runtime_stays_away_where_nothing_is_recorded(guest: Guest) -> None:
+    (guest.record / protocol.CONFIG_FILE).unlink()
+    done = guest.run("import sys; print('reprobox' in sys.modules)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert not list(guest.record.iterdir())
 
 
 def test_a_broken_configuration_does_not_end_the_program(guest: Guest) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.runtime import protocol
 from reprobox.workflow.entropy import read_findings
 from reprobox.workflow.execute import lay_out_runtime
@@ -83,6 +84,7 @@ class Guest:
         for name in "ab":
             (folder / "data" / name).touch()
         lay_out_runtime(folder / "site")
+        write_start_files(folder / "site", site=str(folder / "site"), record=str(folder / "record"))
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a run, with an empty record."""
@@ -93,9 +95,8 @@ class Guest:
         (record / protocol.CONFIG_FILE).write_text(json.dumps(config))
         return {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(self.folder / "site"),
+            "PYTHONPATH": str(self.folder / "site" / START_FOLDER),
             "PYTHONHASHSEED": "42",
-            protocol.RECORD_VARIABLE: str(record),
         }
 
     def seconds(self, *options: str) -> float:

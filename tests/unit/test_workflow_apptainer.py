@@ -18,6 +18,7 @@ from reprobox.progress import Observer
 from reprobox.workflow.apptainer import definition_of, export_apptainer, script_of
 
 DIGEST = "sha256:" + "a" * 64
+POINTS = ("/usr/lib/python311.zip", "/opt/env/lib/python3.11/site-packages/reprobox.pth")
 # Stands in for the program: writes down its arguments and what it would pass on.
 APPTAINER = """#!/usr/bin/env python3
 import json, os, sys
@@ -67,7 +68,7 @@ def mounts(folder: Path) -> list[list[str]]:
 
 
 def test_it_builds_upon_the_archive_and_names_run_and_image(manifest: Manifest) -> None:
-    lines = definition_of(manifest, "digits.oci.tar", DIGEST).splitlines()
+    lines = definition_of(manifest, "digits.oci.tar", DIGEST, POINTS).splitlines()
     assert lines[:2] == ["Bootstrap: oci-archive", "From: digits.oci.tar"]
     assert f"    org.reprobox.manifest {manifest_digest(manifest)}" in lines
     assert f"    org.reprobox.image {DIGEST}" in lines
@@ -75,18 +76,18 @@ def test_it_builds_upon_the_archive_and_names_run_and_image(manifest: Manifest) 
 
 def test_a_command_is_no_part_of_what_a_builder_executes(manifest: Manifest) -> None:
     spec = replace(manifest.spec, command=("python", "x\n%post\n    touch /tmp/owned"))
-    lines = definition_of(replace(manifest, spec=spec), "digits.oci.tar", DIGEST).splitlines()
+    lines = definition_of(replace(manifest, spec=spec), "digits.oci.tar", DIGEST, POINTS).splitlines()
     sections = ["%labels", "%files", "%environment", "%help", "%runscript"]
     assert [line for line in lines if line.lstrip().startswith("%")] == sections
 
 
 def test_the_image_holds_the_runtime_and_what_decides_about_bits(manifest: Manifest) -> None:
-    lines = definition_of(manifest, "digits.oci.tar", DIGEST).splitlines()
+    lines = definition_of(manifest, "digits.oci.tar", DIGEST, POINTS).splitlines()
     assert "    runtime/reprobox /reprobox/site/reprobox" in lines
-    assert "    runtime/sitecustomize.py /reprobox/site/sitecustomize.py" in lines
+    assert "    runtime/start /usr/lib/python311.zip" in lines
+    assert f"    runtime/reprobox.pth {POINTS[1]}" in lines
     variables = {line.strip() for line in lines if line.startswith("    export ")}
     assert {
-        "export PYTHONPATH=/reprobox/site",
         "export PYTHONHASHSEED=42",
         "export OMP_NUM_THREADS=2",
         "export CUBLAS_WORKSPACE_CONFIG=:4096:8",
@@ -98,16 +99,15 @@ def test_variables_of_the_caller_are_passed_by_the_script_and_never_written_down
 ) -> None:
     monkeypatch.setenv("TOKEN", "a-secret")
     manifest = replace(manifest, data=(), spec=replace(manifest.spec, env=("TOKEN", "MISSING")))
-    assert "a-secret" not in definition_of(manifest, "digits.oci.tar", DIGEST) + script_of(manifest)
+    assert "a-secret" not in definition_of(manifest, "digits.oci.tar", DIGEST, POINTS) + script_of(manifest)
     train(manifest, folder, TOKEN='b, "c"')
     assert json.loads((folder / "asked.json").read_text())[1] == {"APPTAINERENV_TOKEN": 'b, "c"'}
 
 
 def test_its_help_gives_temporary_files_a_place_on_disk(manifest: Manifest) -> None:
     # Apptainer's own is 64 MB of memory (apptainer.conf, `sessiondir max size`).
-    commands = [
-        line for line in definition_of(manifest, "digits.oci.tar", DIGEST).splitlines() if "apptainer exec" in line
-    ]
+    lines = definition_of(manifest, "digits.oci.tar", DIGEST, POINTS).splitlines()
+    commands = [line for line in lines if "apptainer exec" in line]
     assert len(commands) == 1 and "--containall --workdir SCRATCH" in commands[0]
 
 
@@ -121,7 +121,7 @@ def test_the_script_trains_with_record_code_and_data_and_passes_on_how_it_ended(
     binds = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--bind"]
     assert binds == ["record:/reprobox/record", "code:/work"]
     assert mounts(folder) == [["type=bind", f"src={tmp_path}/my paper/data/digits", "dst=/work/data/digits", "ro"]]
-    assert "REPROBOX_RECORD=/reprobox/record" in arguments and "none" in arguments and "--nv" not in arguments
+    assert "none" in arguments and "--nv" not in arguments
 
 
 def test_a_folder_that_was_trained_in_is_not_trained_in_again(manifest: Manifest, folder: Path) -> None:

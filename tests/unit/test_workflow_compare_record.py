@@ -44,7 +44,7 @@ class Trained:
         self.write(self.trajectory)
 
     def write(self, trajectory: Trajectory, number: int = 0) -> None:
-        (self.record / "started-1").touch()
+        (self.record / "processes").write_text("started\t1\t0\t100\t1000\t/usr/bin/python3.11\n")
         (self.record / f"stream-{number:03d}.records").write_text(stream_text(trajectory))
 
     def configured(self, **changes: object) -> None:
@@ -101,8 +101,8 @@ def refusal(trained: Trained, error: type[ReproboxError]) -> str:
 
 
 def test_a_folder_that_nobody_trained_in_is_said_to_be_empty(trained: Trained) -> None:
-    for path in trained.record.glob("st*"):
-        path.unlink()
+    for name in ("processes", "stream-000.records"):
+        (trained.record / name).unlink()
     assert "nothing has been trained into" in refusal(trained, UsageError)
 
 
@@ -158,3 +158,11 @@ def test_the_command_answers_as_for_two_runs(trained: Trained) -> None:
     trained.write(replace(trained.trajectory, losses=trained.trajectory.losses[:5]))
     done = CliRunner().invoke(command, arguments, standalone_mode=False)
     assert (done.return_value, json.loads(done.stdout)["verdict"]) == (1, "DIVERGED")
+
+
+def test_a_training_that_started_what_nobody_recorded_is_incomparable(trained: Trained) -> None:
+    with (trained.record / "processes").open("a") as out:
+        out.write('launched\t1\t["python", "-S", "stage.py"]\n')
+    verdict = trained.compare().verdict
+    assert verdict.outcome is Outcome.INCOMPARABLE
+    assert verdict.reason == "in this run this was neither seeded nor recorded: python -S stage.py (python -S)"

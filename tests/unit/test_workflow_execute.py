@@ -24,8 +24,9 @@ class ScriptedEngine:
 
     name = "scripted"
 
-    def __init__(self, ending: int | BaseException, record: str = STREAM + "end\t-\n") -> None:
+    def __init__(self, ending: int | BaseException, record: str = STREAM + "end\t-\n", processes: str = "") -> None:
         self.ending = ending
+        self.processes = processes
         self.record = record
         self.left = False
         self.plan: Plan | None = None
@@ -42,7 +43,6 @@ class ScriptedEngine:
     @contextlib.contextmanager
     def start(self, plan: Plan) -> Iterator[ScriptedEngine]:
         self.plan = plan
-        assert (plan.site / "sitecustomize.py").is_file()
         assert (plan.site / "reprobox" / "runtime" / "start.py").is_file()
         try:
             yield self
@@ -50,12 +50,14 @@ class ScriptedEngine:
             self.left = True
 
     note: str | None = None
+    top: int | None = 0
 
     def pump(self, output: Callable[[str, bytes], None], tick: Callable[[], None], interval: float = 0.2) -> int:
         assert self.plan is not None
         output("stdout", b"epoch 1\n")
         if self.record:
-            (self.plan.record / "started-1").touch()
+            started = "started\t1\t0\t100\t1000\t/usr/bin/python3.11\n"
+            (self.plan.record / "processes").write_text(started + self.processes)
             (self.plan.record / "stream-000.records").write_text(self.record)
         tick()
         if isinstance(self.ending, BaseException):
@@ -75,6 +77,7 @@ def test_a_completed_program(tmp_path: Path) -> None:
     assert (result.status, result.exit_code, result.failure) == ("completed", 0, None)
     assert [loss.bits for loss in result.trajectories[0].losses] == ["3f800000", "3f000000"]
     assert result.warnings == ["the scripted engine keeps no memory limit"]
+    assert (result.coverage.covered, result.coverage.watched) == (1, True)
     assert job.paths.log.read_bytes() == b"epoch 1\n"
     assert not job.paths.site.exists()
 
@@ -143,11 +146,41 @@ def test_a_watcher_may_end_the_program(tmp_path: Path) -> None:
     assert (seen, result.stopped_early, result.status) == ([0, 1], True, "interrupted")
 
 
-def test_a_program_that_recorded_nothing_is_said_to_have_recorded_nothing(tmp_path: Path) -> None:
-    result, _ = run(ScriptedEngine(0, record=""), tmp_path)
-    assert any("did not start" in text for text in result.warnings)
-    result, _ = run(ScriptedEngine(0, record="reprobox-stream\t1\nend\t-\n"), tmp_path)
-    assert result.trajectories[0].losses == ()
+EMPTY = "reprobox-stream\t1\nend\t-\n"
+UNSEEN = 'launched\t1\t["python", "-S", "train.py"]\n'
+
+
+@pytest.mark.parametrize(
+    ("record", "processes", "top", "words"),
+    [
+        ("", "", 0, ["the runtime did not start in the program, which started no Python: no losses"]),
+        (EMPTY, "", 0, ["the program loaded no torch: no losses; a replay compares outputs only"]),
+        (EMPTY, "loaded\t1\tnumpy\n", 0, ["the program loaded no torch: no losses; a replay compares outputs only"]),
+        (
+            EMPTY,
+            "loaded\t1\ttorch\n",
+            0,
+            ["the program never called backward(): no losses; a replay compares outputs only"],
+        ),
+        (
+            EMPTY,
+            "loaded\t1\ttorch\n" + UNSEEN,
+            None,
+            [
+                "neither seeded nor recorded: python -S train.py (python -S); no replay of this run can be EXACT",
+                "the program's processes could not be seen from outside: one that avoids the runtime is missed",
+            ],
+        ),
+    ],
+)
+def test_why_there_are_no_losses_is_said_only_where_it_was_seen(
+    tmp_path: Path, record: str, processes: str, top: int | None, words: list[str]
+) -> None:
+    engine = ScriptedEngine(0, record, processes)
+    engine.top = top
+    result, _ = run(engine, tmp_path)
+    assert result.warnings[1:] == words
+    assert not any(stream.losses for stream in result.trajectories)
 
 
 def test_the_program_sees_allowed_variables_and_those_that_decide_about_bits(monkeypatch: pytest.MonkeyPatch) -> None:

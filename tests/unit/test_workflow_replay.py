@@ -10,9 +10,11 @@ import pytest
 
 from reprobox.engines.interface import Engine
 from reprobox.fingerprint import Gpu
-from reprobox.manifest.model import Manifest
+from reprobox.manifest.model import Manifest, UncoveredProcess
 from reprobox.manifest.store import read_manifest
-from reprobox.workflow.compare import run_differences
+from reprobox.trajectory.codec import decode_stream
+from reprobox.trajectory.model import Outcome
+from reprobox.workflow.compare import judge, run_differences
 from reprobox.workflow.environment import Environment
 from reprobox.workflow.replay import _environment_differences
 
@@ -75,3 +77,23 @@ def test_packages_of_a_base_that_holds_the_environment_are_told_apart_from_debia
 def test_a_long_list_is_cut() -> None:
     many = tuple(f"p{number}=1" for number in range(9))
     assert said(many).endswith("p3 1 new, p4 1 new, ...")
+
+
+@pytest.mark.parametrize(("which", "run"), [(0, "the recorded run"), (1, "this run")])
+def test_a_run_with_a_process_that_nobody_recorded_is_incomparable_with_any(which: int, run: str) -> None:
+    manifest = read_manifest(Path(__file__).parent.parent / "assets" / "manifest-1.yaml")
+    unseen = (
+        UncoveredProcess(command="python -S stage.py", reason="python -S"),
+        UncoveredProcess(command="./trainer", reason="no Python: trainer with torch"),
+    )
+    changed = replace(manifest, processes=replace(manifest.processes, uncovered=unseen))
+    pair = [manifest, manifest]
+    pair[which] = changed
+    streams = tuple(decode_stream(stream) for stream in manifest.streams)
+    verdict = judge(*pair, recorded=streams, replayed=streams, tolerance=None)
+    assert (verdict.outcome, verdict.steps_compared) == (Outcome.INCOMPARABLE, 0)
+    assert (
+        verdict.reason == f"in {run} this was neither seeded nor recorded: python -S stage.py (python -S), and 1 more"
+    )
+    equal = judge(manifest, manifest, recorded=streams, replayed=streams, tolerance=None)
+    assert equal.outcome is Outcome.EXACT

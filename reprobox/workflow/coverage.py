@@ -1,0 +1,308 @@
+"""Which processes of a run the runtime started in, and which computed without it.
+
+A process is covered that registered with the record (`runtime/processes.py`), or was forked from one that did. What
+else computes is found from outside: as long as the program runs, its processes are looked at, and one that has loaded a
+library that trainings compute with must be registered by then, because the runtime starts before any of them.
+
+The record is written by the program, so what it says here is believed only as far as a training is believed at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from reprobox.engines.streams import in_background
+from reprobox.manifest.model import ProcessesRecord, Program, UncoveredProcess
+from reprobox.runtime import protocol
+from reprobox.validation import printable
+from reprobox.workflow.entropy import open_plain
+
+INTERVAL = 0.1
+# A process that has loaded nothing by then is looked at less often.
+_YOUNG_SECONDS = 10.0
+_OLD_INTERVAL = 1.0
+
+_MOST_BYTES = 32 << 20
+_MOST_LISTED = 100
+_LONGEST = 300
+
+# The compiled parts by which torch, NumPy, JAX and TensorFlow compute, as /proc/PID/maps names them.
+_LIBRARIES = re.compile(
+    rb"/(?:lib(?P<torch>torch_cpu|torch_python|torch|c10)|(?P<numpy>_multiarray_umath)|(?P<jax>libjax_common|xla_extension)"
+    rb"|(?P<tensorflow>_pywrap_tensorflow\w*|libtensorflow\w*))(?:\.[\w.-]*)?\.so"
+)
+_NAMES = {"torch": "torch", "numpy": "NumPy", "jax": "JAX", "tensorflow": "TensorFlow"}
+_PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
+
+
+@dataclass(kw_only=True)
+class Coverage:
+    """`covered` counts the Python processes in which the runtime started, `watched` says whether the others were looked
+    at from outside, `loaded` which modules (torch, numpy) covered ones imported.
+    """
+
+    covered: int = 0
+    watched: bool = False
+    uncovered: list[UncoveredProcess] = field(default_factory=list)
+    programs: Counter[str] = field(default_factory=Counter)
+    loaded: set[str] = field(default_factory=set)
+
+    def record(self) -> ProcessesRecord:
+        """Return what the manifest says of it."""
+        listed = sorted(self.programs.items())[:_MOST_LISTED]
+        return ProcessesRecord(
+            covered=self.covered,
+            watched=self.watched,
+            uncovered=tuple(self.uncovered[:_MOST_LISTED]),
+            programs=tuple(Program(name=name, count=count) for name, count in listed),
+        )
+
+
+class Registered:
+    """What the processes of a run have said of themselves so far; a line that is not of the agreed form is none."""
+
+    def __init__(self, record: Path) -> None:
+        """Read from the folder `record`, whose file of processes need not exist yet."""
+        self.started = 0
+        self.stacks: set[str] = set()
+        self.executables: set[str] = set()
+        self.loaded: set[str] = set()
+        self.launched: Counter[tuple[str, ...]] = Counter()
+        self._path = record / protocol.PROCESSES_FILE
+        self._offset = 0
+        self._half = b""
+
+    def read(self) -> None:
+        """Take in what was written since the last call. Never raises."""
+        with contextlib.suppress(OSError), open_plain(self._path) as handle:
+            handle.seek(self._offset)
+            chunk = handle.read(max(0, _MOST_BYTES - self._offset))
+            self._offset += len(chunk)
+            *lines, self._half = (self._half + chunk).split(b"\n")
+            for line in lines:
+                self._take(line.decode(errors="replace").split("\t"))
+
+    def _take(self, fields: list[str]) -> None:
+        match fields:
+            case ["started", _, _, _, stack, executable] if stack.isdigit():
+                self.started += 1
+                self.stacks.add(stack)
+                self.executables.add(executable)
+            case ["loaded", _, ("torch" | "numpy") as module]:
+                self.loaded.add(module)
+            case ["launched", _, text]:
+                with contextlib.suppress(ValueError, RecursionError):
+                    words = json.loads(text)
+                    if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+                        self.launched[tuple(words)] += 1
+
+    def coverage(self) -> Coverage:
+        """Return what follows from this alone, where nobody looked from outside."""
+        found = Coverage(covered=self.started, loaded=set(self.loaded))
+        for words, count in self.launched.items():
+            if _is_python(words[0]):
+                if "S" in python_flags(words):
+                    found.uncovered.append(_uncovered(words, "python -S"))
+            else:
+                found.programs[_name(words[0])] += count
+        return found
+
+
+@dataclass
+class _Seen:
+    """One program in one process, as long as it is there: `words` is its command line."""
+
+    words: tuple[str, ...]
+    since: float
+    due: float
+    unseen: bool = False
+
+
+# ID, start time and place of the stack: see `runtime/processes.py`.
+_Identity = tuple[int, str, str]
+
+
+class Watcher:
+    """Looks at the processes of a run from outside, in a thread of its own, until it is stopped."""
+
+    def __init__(self, record: Path, top: int | None) -> None:
+        """Watch the process `top` of this machine and all below it, which record into `record`; see `Execution.top`."""
+        self._registered = Registered(record)
+        self._top = top
+        self._seen: dict[_Identity, _Seen] = {}
+        self._uncovered: dict[tuple[str, str], UncoveredProcess] = {}
+        self._programs: Counter[str] = Counter()
+        self._denied = False
+        self._ended = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the context lasts."""
+        if not self._top:
+            yield
+            return
+        thread = in_background("reprobox-processes", self._watch)
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def coverage(self) -> Coverage:
+        """Return what was found; called when the program has ended."""
+        self._registered.read()
+        found = self._registered.coverage()
+        if self._top is None or self._denied:
+            return found
+        found.watched = True
+        found.uncovered = list(self._uncovered.values())
+        self._forget(self._seen)
+        # What was gone between two looks was still launched by somebody.
+        found.programs |= self._programs
+        return found
+
+    def _watch(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            # Whatever a kernel answers of a process that is just ending must not end the run.
+            with contextlib.suppress(Exception):
+                self.look()
+
+    def look(self) -> None:
+        """Look once at every process that is due."""
+        self._registered.read()
+        now, present = time.monotonic(), set()
+        for process in below(self._top) if self._top else ():
+            identity = _identity(process)
+            if identity is None:
+                continue
+            present.add(identity)
+            seen = self._seen.get(identity)
+            if seen is None:
+                seen = self._seen[identity] = _Seen(_command(process), now, now)
+            if not seen.unseen and now >= seen.due and identity[2] not in self._registered.stacks:
+                seen.due = now + (INTERVAL if now - seen.since < _YOUNG_SECONDS else _OLD_INTERVAL) / 2
+                self._examine(identity, seen)
+        self._forget([identity for identity in self._seen if identity not in present])
+
+    def _examine(self, identity: _Identity, seen: _Seen) -> None:
+        process = identity[0]
+        try:
+            loaded = _loaded(process)
+        except PermissionError:
+            # A program with rights of its own, such as sudo; but of a Python it would be wrong to say anything.
+            self._denied |= bool(seen.words) and _is_python(seen.words[0])
+            return
+        except OSError:
+            return
+        if not loaded or _identity(process) != identity:
+            return
+        self._registered.read()
+        if identity[2] in self._registered.stacks:
+            return
+        seen.unseen = True
+        words = _command(process) or seen.words
+        found = _uncovered(words, self._reason(process, words, loaded))
+        self._uncovered.setdefault((found.command, found.reason), found)
+
+    def _reason(self, process: int, words: Sequence[str], loaded: Sequence[str]) -> str:
+        try:
+            executable = str(Path(f"/proc/{process}/exe").readlink()).removesuffix(" (deleted)")
+        except OSError:
+            executable = words[0] if words else ""
+        if not _is_python(executable):
+            return f"no Python: {_name(executable)} with {', '.join(loaded)}"
+        if "S" in python_flags(words):
+            return "python -S"
+        if self._registered.executables and executable not in self._registered.executables:
+            return f"another interpreter: {printable(executable, 200)}"
+        return "the runtime did not start in it"
+
+    def _forget(self, gone: Sequence[_Identity] | dict[_Identity, _Seen]) -> None:
+        for identity in list(gone):
+            seen = self._seen.pop(identity)
+            covered = identity[2] in self._registered.stacks
+            if seen.words and not seen.unseen and not covered and identity[0] != self._top:
+                self._programs[_name(seen.words[0])] += 1
+
+
+def below(top: int) -> list[int]:
+    """Return the IDs of `top` and of all processes below it. Sources: proc(5), /proc/PID/task/TID/children."""
+    found, pending = [], [top]
+    while pending:
+        process = pending.pop()
+        found.append(process)
+        try:
+            tasks = os.listdir(f"/proc/{process}/task")  # noqa: PTH208 - ten times a second
+        except OSError:
+            continue
+        for task in tasks:
+            with contextlib.suppress(OSError, ValueError):
+                pending += map(int, Path(f"/proc/{process}/task/{task}/children").read_bytes().split())
+    return found
+
+
+def _identity(process: int) -> _Identity | None:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in b"ZX" else (process, fields[19].decode(), fields[25].decode())
+
+
+def _command(process: int) -> tuple[str, ...]:
+    try:
+        content = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return ()
+    return tuple(word.decode(errors="replace") for word in content.rstrip(b"\0").split(b"\0") if content)
+
+
+def _loaded(process: int) -> list[str]:
+    """Return which of the libraries a process has loaded."""
+    content = Path(f"/proc/{process}/maps").read_bytes()
+    found = {match.lastgroup or "" for match in _LIBRARIES.finditer(content)}
+    return sorted(_NAMES[name] for name in found)
+
+
+def python_flags(words: Sequence[str]) -> set[str]:
+    """Return the one-letter options of a Python's command line (docs.python.org/3/using/cmdline.html)."""
+    flags: set[str] = set()
+    rest = iter(words[1:])
+    for word in rest:
+        if not word.startswith("-") or word == "-":
+            break
+        if word.startswith("--"):
+            continue
+        for place, letter in enumerate(word[1:], 2):
+            if letter in "cm":
+                return flags
+            if letter in "XW":
+                if not word[place:]:
+                    next(rest, None)
+                break
+            flags.add(letter)
+    return flags
+
+
+def _is_python(path: str) -> bool:
+    return _PYTHON.fullmatch(PurePosixPath(path).name) is not None
+
+
+def _name(path: str) -> str:
+    return printable(PurePosixPath(path).name or path, 100) or "(no name)"
+
+
+def _uncovered(words: Sequence[str], reason: str) -> UncoveredProcess:
+    command = printable(shlex.join(words), _LONGEST)[:_LONGEST] or "(no name)"
+    return UncoveredProcess(command=command, reason=reason[:_LONGEST])
