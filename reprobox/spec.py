@@ -82,7 +82,8 @@ class TrajectorySpec:
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """A run as asked for. `loader_seeding` is `worker` or `batch`, which makes augmentation independent of the number
-    of a data loader's workers (docs/determinism.md). `data` are files or folders the program reads (relative to the
+    of a data loader's workers (docs/determinism.md). `pythonpath` are the project's folders in which the program finds
+    modules, beside those that Python looks in by itself. `data` are files or folders the program reads (relative to the
     project), `env` names the variables of the caller that the program may see, `outputs` what to keep of its files.
     """
 
@@ -95,6 +96,7 @@ class RunSpec:
     image: ImageSpec = field(default_factory=ImageSpec)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
     trajectory: TrajectorySpec = field(default_factory=TrajectorySpec)
+    pythonpath: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
     data: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     network: bool = False
@@ -174,10 +176,16 @@ RULES: Rules = {
         "command": Rule(expected="a program and its arguments", pattern=r"[^\u0000]*"),
         "seed": Rule(expected=f"a whole number from 0 to {MAX_SEED}", minimum=0, maximum=MAX_SEED),
         "loader_seeding": Rule(expected="worker or batch", choices=(SEED_WORKERS, SEED_BATCHES)),
+        "pythonpath": Rule(
+            # A colon would part it in two.
+            expected="a folder inside the project, relative to it and without a colon, or . for the project itself",
+            pattern=rf"\.|(?=[^:]+$){INNER_PATH_PATTERN}",
+        ),
         "data": _INNER_PATH,
         "env": Rule(
             expected="the name of a variable that reprobox does not set itself (PATH, HOME, PYTHONHASHSEED, ...)",
             pattern=rf"(?!(?:{'|'.join(_OWN_VARIABLES)}|REPROBOX_.*|MKL_.*)$)[A-Za-z_][A-Za-z0-9_]{{0,127}}",
+            suggest=lambda text: "the field `pythonpath: [src]`" if text == "PYTHONPATH" else None,
         ),
         "outputs": _INNER_PATH,
     },
@@ -265,7 +273,8 @@ def load_spec(
     # Naming a thing twice asks for nothing more, but would be mounted or kept twice.
     data_paths, env, outputs = (tuple(dict.fromkeys(names)) for names in (spec.data, spec.env, spec.outputs))
     image = replace(spec.image, apt=tuple(sorted(set(spec.image.apt))))
-    return replace(spec, image=image, data=data_paths, env=env, outputs=outputs)
+    folders = tuple(dict.fromkeys(spec.pythonpath))
+    return replace(spec, image=image, pythonpath=folders, data=data_paths, env=env, outputs=outputs)
 
 
 def _places(document: Document, given: Mapping[Where, object]) -> Callable[[Where], str]:
@@ -321,7 +330,7 @@ def _convenient(data: dict[str, Any]) -> list[Problem]:
                 del resources[key]
         if isinstance(resources.get("gpus"), list) and all(isinstance(each, int) for each in resources["gpus"]):
             resources["gpus"] = ",".join(map(str, resources["gpus"])) or "none"
-    for key in ("data", "outputs"):
+    for key in ("data", "outputs", "pythonpath"):
         if isinstance(data.get(key), list):
             data[key] = [_tidy(item) for item in data[key]]
     environment = data.get("environment")

@@ -66,6 +66,7 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--memory", "resources.memory", {"help": "Memory limit, such as 8g."}),
     ("--shm", "resources.shm", {"help": "Shared memory, such as 1g."}),
     ("--digest-every", "trajectory.digest_every", {"type": int, "help": "Steps between digests. Default: 25."}),
+    ("--pythonpath", "pythonpath", {"multiple": True, "help": "Folder with modules of the program (repeatable)."}),
     ("--data", "data", {"multiple": True, "help": "File or folder of data (repeatable)."}),
     ("--env", "env", {"multiple": True, "help": "Variable that the program may see (repeatable)."}),
     ("--network/--no-network", "network", {"default": None, "help": "Network for the program. Default: none."}),

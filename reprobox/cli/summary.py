@@ -12,6 +12,7 @@ import click
 from reprobox.cli.console import Console, report_error
 from reprobox.engines.interface import EngineInfo
 from reprobox.errors import EXIT_DIVERGED, EXIT_INCOMPARABLE, EXIT_INTERRUPTED, EXIT_OK, EXIT_TRAINING
+from reprobox.manifest.effect import free_entries, mode_effect, seed_effect
 from reprobox.trajectory.model import Divergence, Outcome, Verdict
 from reprobox.units import counted
 
@@ -67,6 +68,7 @@ def run_result(report: RunReport) -> dict[str, Any]:
         "final_loss": manifest.result.final_loss,
         "metrics": manifest.result.metrics,
         "seconds": float(manifest.run.seconds),
+        "uncovered": [asdict(process) for process in manifest.processes.uncovered],
         "warnings": list(manifest.warnings),
     }
 
@@ -80,7 +82,7 @@ def summarise_run(report: RunReport, console: Console) -> None:
         report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
     console.field("recorded", _recorded(manifest))
-    _say_own_seeds(manifest, console)
+    _say_effect(manifest, console)
     _say_metrics(manifest, console)
     if manifest.result.outputs:
         console.field("outputs", f"{counted(len(manifest.result.outputs), 'file')} in {relative(report.paths.work)}")
@@ -98,13 +100,10 @@ def _say_status(manifest: Manifest, console: Console) -> None:
         console.field("stopped", "interrupted; everything up to there is kept")
 
 
-def _say_own_seeds(manifest: Manifest, console: Console) -> None:
-    """Say that the program sets seeds of its own: when they are fixed, another `--seed` changes little."""
-    seeds = _free_entries(manifest.determinism.get("own_seeds"))
-    found = [f"{seed.get('what')} at {seed.get('where')}" for seed in seeds]
-    if found:
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        console.field("own seed", f"{found[-1]}{more}; if that is a fixed number, --seed changes little")
+def _say_effect(manifest: Manifest, console: Console) -> None:
+    """Say what the seed decides about in this program, and in which mode torch computed."""
+    console.field("seed", seed_effect(manifest))
+    console.field("mode", mode_effect(manifest))
 
 
 def _say_metrics(manifest: Manifest, console: Console) -> None:
@@ -119,16 +118,11 @@ def _recorded(manifest: Manifest) -> str:
     parts = [f"{result.steps} losses, {result.first_loss} to {result.final_loss}"]
     if result.weights:
         parts.append(f"final weights {result.weights[:19]}…")
-    counts = [entry.get("loaders", 1) for entry in _free_entries(manifest.determinism.get("data_loaders"))]
+    counts = [entry.get("loaders", 1) for entry in free_entries(manifest.determinism.get("data_loaders"))]
     loaders = sum(count for count in counts if isinstance(count, int))
     if loaders:
         parts.append(f"{counted(loaders, 'data loader')}")
     return ", ".join(parts)
-
-
-def _free_entries(entries: Any) -> list[dict[str, Any]]:
-    """Return the mappings in a list of the manifest's free tree, whose form nobody promises."""
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def replay_exit(report: ReplayReport) -> int:
@@ -228,9 +222,9 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     run, machine = manifest.run, manifest.machine
     console.field("run", f"{run.id}   {run.status}, {run.seconds} s, {run.started}")
     console.field("command", " ".join(run.command))
-    console.field("seed", f"{run.seed}, scheme {run.seed_scheme}, {mode(manifest.spec)}")
+    console.field("asked", f"for seed {run.seed}, scheme {run.seed_scheme}, {mode(manifest.spec)}")
     console.field("result", _recorded(manifest))
-    _say_own_seeds(manifest, console)
+    _say_effect(manifest, console)
     _say_metrics(manifest, console)
     for output in manifest.result.outputs:
         console.field("output", f"{output.path}, {output.bytes} bytes  {output.digest[:19]}…")

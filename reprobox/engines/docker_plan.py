@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprobox.engines.interface import Plan
+from reprobox.engines.interface import Plan, pythonpath
 from reprobox.engines.nvidia import DRIVER_FOLDER, Driver
 from reprobox.engines.start_file import PTH_FILE, START_FOLDER
 from reprobox.errors import EngineError
@@ -191,6 +191,7 @@ def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -
         "HOME": TEMPORARY_FOLDER,
         "TMPDIR": TEMPORARY_FOLDER,
         **PYTHON_VARIABLES,
+        **pythonpath(plan.pythonpath, WORK_FOLDER),
     }
 
 

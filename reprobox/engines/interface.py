@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,9 @@ class Plan:
     sets `PATH`, `HOME` and `TMPDIR` as the program sees them; `env` holds everything else, and nothing of the
     caller's environment leaks in beside it. `environment` is the engine's name for what `prepare` made: an image ID
     or the path of a virtual environment. `start_points` are where the Pythons of an image look for start files: a
-    path that ends in `.zip` for the folder with the start file, one that ends in `.pth` for that file. `memory` and
-    `shm` are bytes; `gpus` is `none`, `all` or indices (`0,1`).
+    path that ends in `.zip` for the folder with the start file, one that ends in `.pth` for that file. `pythonpath`
+    are folders in `work` that become the program's PYTHONPATH. `memory` and `shm` are bytes; `gpus` is `none`,
+    `all` or indices (`0,1`).
     """
 
     run_id: str
@@ -39,12 +41,22 @@ class Plan:
     site: Path
     env: Mapping[str, str] = field(default_factory=dict)
     start_points: tuple[str, ...] = ()
+    pythonpath: tuple[str, ...] = ()
     data: tuple[DataMount, ...] = ()
     gpus: str = "none"
     cpus: int | None = None
     memory: int | None = None
     shm: int | None = None
     network: bool = False
+
+
+def pythonpath(folders: Sequence[str], work: str) -> dict[str, str]:
+    """Return the variable by which Python looks in these folders, each relative to the folder `work`, if there are any.
+
+    Nothing of the image's own is kept: the modules that a program finds must not depend on it.
+    """
+    places = [posixpath.normpath(posixpath.join(work, folder)) for folder in folders]
+    return {"PYTHONPATH": ":".join(places)} if places else {}
 
 
 @dataclass(frozen=True, kw_only=True)

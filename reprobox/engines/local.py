@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reprobox.cache import cache_root, write_atomically
 from reprobox.engines import streams, supervisor
-from reprobox.engines.interface import EngineInfo, Plan
+from reprobox.engines.interface import EngineInfo, Plan, pythonpath
 from reprobox.engines.local_environment import prepare, python_and_platform
 from reprobox.engines.local_prefix import make_prefix
 from reprobox.engines.owner import is_gone, start_time, this_process
@@ -80,6 +80,7 @@ def program_environment(plan: Plan, prefix: Path, home: Path, host_gpus: str | N
         "TMPDIR": str(home),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
+        **pythonpath(plan.pythonpath, str(plan.work.absolute())),
     }
     visible = visible_gpus(plan.gpus, host_gpus)
     if visible is not None:

@@ -244,7 +244,7 @@ class Audit:
             what = fresh if value is None else label if self.is_time(value) else None
             if what is not None:
                 self.note_seed(what, callers.calling_frame(2))
-            elif isinstance(value, int) and value != self._run_seed:
+            elif isinstance(value, int):
                 self.note_own_seed(name, value, callers.calling_frame(2))
 
         return hooks.preceded(original, note)

@@ -15,6 +15,7 @@ from typing import cast
 from reprobox.bundle.reader import is_bundle
 from reprobox.engines import open_engine
 from reprobox.engines.docker_plan import PYTHON_VARIABLES, RECORD_FOLDER, SITE_FOLDER, WORK_FOLDER, start_source
+from reprobox.engines.interface import pythonpath
 from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.errors import ManifestError, UsageError
 from reprobox.image.interface import ImageStore
@@ -172,7 +173,8 @@ def definition_of(manifest: Manifest, archive: str, image: str, points: Sequence
 
     The caller's own variables, which the run was allowed to see, are not in it: they may be secrets.
     """
-    variables = {**program_environment(replace(manifest.spec, env=())), **PYTHON_VARIABLES}
+    spec = replace(manifest.spec, env=())
+    variables = {**program_environment(spec), **PYTHON_VARIABLES, **pythonpath(spec.pythonpath, WORK_FOLDER)}
     return _DEFINITION.format(
         archive=archive,
         manifest=manifest_digest(manifest),

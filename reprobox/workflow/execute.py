@@ -171,6 +171,7 @@ def _plan(job: Job) -> Plan:
         site=job.paths.site,
         env=program_environment(spec),
         start_points=tuple(job.start_points),
+        pythonpath=spec.pythonpath,
         data=tuple(job.data),
         gpus=spec.resources.gpus,
         cpus=spec.resources.cpus,

@@ -62,7 +62,7 @@ def run(
     data = take_data(spec, project, cache, observer)
     environment = prepare(opened, spec, project, cache=cache, observer=observer, relock=relock, from_env=from_env)
     observer.finished("engine", describe_engine(opened, spec))
-    observer.finished("seed", f"{spec.seed}, {mode(spec)}")
+    observer.finished("asked", f"for seed {spec.seed}, {mode(spec)}")
 
     paths = create_run(project / "runs", spec.name)
     inputs = Inputs(
@@ -176,7 +176,7 @@ def take_data(spec: RunSpec, project: Path, cache: Path, observer: Observer) -> 
 
 
 def mode(spec: RunSpec) -> str:
-    """Name the mode as the screen does."""
+    """Name the mode that is asked for; what took effect, `manifest.effect` says."""
     batches = ", each batch seeded" if spec.loader_seeding == SEED_BATCHES else ""
     return ("deterministic" if spec.deterministic else "fast mode") + batches
 

@@ -119,6 +119,12 @@ def test_the_environment_is_the_plans_and_the_engines() -> None:
     }
 
 
+def test_folders_of_modules_are_those_in_the_work_folder_alone() -> None:
+    seen = environment(pythonpath=("src", ".", "lib/"), image_env=("PYTHONPATH=/theirs",))
+    assert seen["PYTHONPATH"] == "/work/src:/work:/work/lib"
+    assert "PYTHONPATH" not in environment(image_env=("PYTHONPATH=/theirs",))
+
+
 def test_an_image_without_a_path_has_dockers() -> None:
     assert image_path(("HOME=/x",)) == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -74,6 +74,12 @@ def test_what_is_not_used_of_the_later_fields_is_not_written(load: Load) -> None
     assert (image.apt, image.snapshot) == (("ffmpeg", "libgl1"), "2026-11-01T00:00:00Z")
 
 
+def test_folders_of_modules_are_named_once_and_a_variable_for_them_is_sent_there(load: Load) -> None:
+    assert load("command: [x]\npythonpath: [./src, src/, .]\n").pythonpath == ("src", ".")
+    assert "pythonpath" not in to_plain(load("command: [x]\n"))
+    assert "did you mean the field `pythonpath: [src]`?" in lines(load, "command: [x]\nenv: [PYTHONPATH]\n")
+
+
 def test_flags_override_the_file_and_those_not_given_do_not(load: Load) -> None:
     spec = load(
         "command: python train.py --name 'a b'\nseed: 1\nresources:\n  cpus: 4\nenvironment:\n",
@@ -128,6 +134,10 @@ def test_an_unknown_key_is_named_with_line_choices_and_suggestion(load: Load) ->
         ("data: [../other]", "data[0]: expected a path inside the project, relative to it, found ../other"),
         ("data: [a/../../b]", "data[0]: expected a path inside the project"),
         ("data: [.]", "data[0]: expected a path inside the project"),
+        ("pythonpath: [../src]", "pythonpath[0]: expected a folder inside the project"),
+        ("pythonpath: [/src]", "pythonpath[0]: expected a folder inside the project"),
+        ("pythonpath: ['a:b']", "pythonpath[0]: expected a folder inside the project"),
+        ("pythonpath: src", "pythonpath: expected a list, found src"),
         ("outputs: [out, /tmp/out]", "outputs[1]: expected a path inside the project, relative to it, found /tmp/out"),
         ("image: {base: 'a b'}", "image.base: expected auto, debian"),
         ("image: {apt: [--force]}", "image.apt[0]: expected the name of a Debian package"),

@@ -74,6 +74,12 @@ def test_it_builds_upon_the_archive_and_names_run_and_image(manifest: Manifest) 
     assert f"    org.reprobox.image {DIGEST}" in lines
 
 
+def test_the_programs_own_folders_of_modules_are_on_its_path(manifest: Manifest) -> None:
+    spec = replace(manifest.spec, pythonpath=("src", "."))
+    lines = definition_of(replace(manifest, spec=spec), "digits.oci.tar", DIGEST, POINTS).splitlines()
+    assert "    export PYTHONPATH=/work/src:/work" in lines
+
+
 def test_a_command_is_no_part_of_what_a_builder_executes(manifest: Manifest) -> None:
     spec = replace(manifest.spec, command=("python", "x\n%post\n    touch /tmp/owned"))
     lines = definition_of(replace(manifest, spec=spec), "digits.oci.tar", DIGEST, POINTS).splitlines()
