@@ -17,7 +17,7 @@ import shlex
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -71,13 +71,16 @@ class Coverage:
 class Registered:
     """What the processes of a run have said of themselves so far; a line that is not of the agreed form is none."""
 
-    def __init__(self, record: Path) -> None:
-        """Read from the folder `record`, whose file of processes need not exist yet."""
+    def __init__(self, record: Path, places: Mapping[str, str] = {}) -> None:
+        """Read from the folder `record`, whose file of processes need not exist yet. `places` are paths of this machine
+        with what is written in their stead, the first one first: a manifest tells no home.
+        """
         self.started = 0
         self.stacks: set[str] = set()
         self.executables: set[str] = set()
         self.loaded: set[str] = set()
         self.launched: Counter[tuple[str, ...]] = Counter()
+        self._places = places
         self._path = record / protocol.PROCESSES_FILE
         self._offset = 0
         self._half = b""
@@ -112,10 +115,17 @@ class Registered:
         for words, count in self.launched.items():
             if _is_python(words[0]):
                 if "S" in python_flags(words):
-                    found.uncovered.append(_uncovered(words, "python -S"))
+                    found.uncovered.append(self.uncovered(words, "python -S"))
             else:
                 found.programs[_name(words[0])] += count
         return found
+
+    def uncovered(self, words: Sequence[str], reason: str) -> UncoveredProcess:
+        """Return what is said of a process that is not covered."""
+        command = shlex.join(words) or "(no name)"
+        for place, instead in self._places.items():
+            command, reason = command.replace(place, instead), reason.replace(place, instead)
+        return UncoveredProcess(command=_cut(command), reason=_cut(reason))
 
 
 @dataclass
@@ -135,9 +145,11 @@ _Identity = tuple[int, str, str]
 class Watcher:
     """Looks at the processes of a run from outside, in a thread of its own, until it is stopped."""
 
-    def __init__(self, record: Path, top: int | None) -> None:
-        """Watch the process `top` of this machine and all below it, which record into `record`; see `Execution.top`."""
-        self._registered = Registered(record)
+    def __init__(self, record: Path, top: int | None, places: Mapping[str, str] = {}) -> None:
+        """Watch the process `top` of this machine and all below it, which record into `record`; see `Execution.top` and
+        `Registered`.
+        """
+        self._registered = Registered(record, places)
         self._top = top
         self._seen: dict[_Identity, _Seen] = {}
         self._uncovered: dict[tuple[str, str], UncoveredProcess] = {}
@@ -211,7 +223,7 @@ class Watcher:
             return
         seen.unseen = True
         words = _command(process) or seen.words
-        found = _uncovered(words, self._reason(process, words, loaded))
+        found = self._registered.uncovered(words, self._reason(process, words, loaded))
         self._uncovered.setdefault((found.command, found.reason), found)
 
     def _reason(self, process: int, words: Sequence[str], loaded: Sequence[str]) -> str:
@@ -224,7 +236,7 @@ class Watcher:
         if "S" in python_flags(words):
             return "python -S"
         if self._registered.executables and executable not in self._registered.executables:
-            return f"another interpreter: {printable(executable, 200)}"
+            return f"another interpreter: {executable}"
         return "the runtime did not start in it"
 
     def _forget(self, gone: Sequence[_Identity] | dict[_Identity, _Seen]) -> None:
@@ -303,6 +315,6 @@ def _name(path: str) -> str:
     return printable(PurePosixPath(path).name or path, 100) or "(no name)"
 
 
-def _uncovered(words: Sequence[str], reason: str) -> UncoveredProcess:
-    command = printable(shlex.join(words), _LONGEST)[:_LONGEST] or "(no name)"
-    return UncoveredProcess(command=command, reason=reason[:_LONGEST])
+def _cut(text: str) -> str:
+    """Make text fit for the manifest; what had to be escaped may be longer afterwards."""
+    return printable(text, _LONGEST)[:_LONGEST]

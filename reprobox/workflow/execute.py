@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.engines.interface import DataMount, Engine, Plan
+from reprobox.engines.local_prefix import ENVIRONMENT
 from reprobox.errors import EngineError, ReproboxError
 from reprobox.progress import Observer
 from reprobox.runtime import explain, protocol
@@ -122,7 +123,7 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
                     watch(news)
 
         with job.engine.start(plan) as execution:
-            watcher = Watcher(job.paths.record, execution.top)
+            watcher = Watcher(job.paths.record, execution.top, _places(job.paths))
             observer.training_started()
             try:
                 with watcher.watching():
@@ -135,6 +136,12 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
     if note:
         result.warnings.append(note)
     result.status = "completed" if result.exit_code == 0 else "failed"
+
+
+def _places(paths: RunPaths) -> dict[str, str]:
+    """Return what paths of this machine are written as where a process of the local engine is named."""
+    own, work = paths.site.absolute() / ENVIRONMENT / "bin", paths.work.absolute()
+    return {f"{own}/": "", f"{work}/": "", str(work): ".", str(Path.home()): "~"}
 
 
 def lay_out_runtime(site: Path) -> None:

@@ -31,7 +31,7 @@ assert sys.argv[1] == "exec"
 asked = parser.parse_args(sys.argv[2:])
 definition = open(asked.sif.replace(".sif", ".def")).read()
 variables = re.findall(r"^    export (\\S+)$", definition, re.M) + asked.env
-copied = re.findall(r"^    (runtime/\\S+) (/reprobox/site/\\S+)$", definition, re.M)
+copied = re.findall(r"^    (runtime/\\S+) (/\\S+)$", definition, re.M)
 binds = [tuple(each.split(":")) for each in asked.bind] + copied
 image = re.search(r"^    org.reprobox.image (\\S+)$", definition, re.M)[1]
 os.execvp("docker", ["docker", "run", "--rm", "--network", asked.network, "--workdir", asked.pwd,

@@ -60,6 +60,16 @@ class TestRegistered:
         found.read()
         assert found.started == 0
 
+    def test_a_command_is_fit_for_a_manifest_and_tells_no_home(self, tmp_path: Path) -> None:
+        found = Registered(tmp_path, {"/home/alice/run/env/bin/": "", "/home/alice": "~"})
+        words = ["/home/alice/run/env/bin/python", "-S", "/home/alice/x.py", "\n" * 400]
+        process = found.uncovered(words, "another interpreter: /home/alice/python")
+        assert process.command.startswith("python -S '~/x.py' '\\n\\n") or process.command.startswith(
+            "python -S ~/x.py"
+        )
+        assert len(process.command) == 300 and process.command.isprintable()
+        assert process.reason == "another interpreter: ~/python"
+
     def test_unwatched_a_python_without_site_counts_as_uncovered_and_no_other(self, tmp_path: Path) -> None:
         content = (
             b'launched\t1\t["/opt/env/bin/python3.11", "-IS", "train.py"]\nlaunched\t1\t["python", "-I", "-c", "-S"]\n'
