@@ -119,6 +119,10 @@ def _too_large(name: str, what: str, size: int, limit: int, error: type[Reprobox
     )
 
 
+_TOO_DEEP = f"nesting deeper than {MAX_DEPTH} levels is refused"
+# libyaml reads up to 1024 characters of a line ahead, to find out whether a bracket begins a key. From 0.2.6 on it
+# stops by itself at a thousand levels, which it may find there before the builder has seen the first of these brackets.
+_STOPPED_BY_DEPTH = re.compile(r"nest(?:ing|ed)|depth|too deep", re.IGNORECASE)
 _UNFINISHED = re.compile(r"(?:\\(?:x[0-9A-Fa-f]?|u[0-9A-Fa-f]{0,3}|U[0-9A-Fa-f]{0,7})?|[\s,\[]-)$")
 
 
@@ -158,6 +162,8 @@ def _malformed(problem: Any, text: str, name: str, error: type[ReproboxError]) -
     mark, context = problem.problem_mark, problem.context_mark
     # The mark may stand behind the last line break, on a line that nobody sees.
     line = min(mark.line, text.rstrip().count("\n")) + 1 if mark else 1
+    if _STOPPED_BY_DEPTH.search(problem.problem or ""):
+        return error(f"{name}:{line}: {_TOO_DEEP}")
     begun = f"begun on line {context.line + 1}" if context else ""
     # Where the file ends inside an escape (`\u00`) or after the dash that begins a word, the mark stands before it.
     end = len(_UNFINISHED.sub("", text.rstrip()))
@@ -264,7 +270,7 @@ class _Builder:
     def _start(self, value: dict[str, Any] | list[Any], event: Any, line: int) -> None:
         self._check(event, line)
         if len(self._open) >= MAX_DEPTH:
-            raise _Refused(line, f"nesting deeper than {MAX_DEPTH} levels is refused")
+            raise _Refused(line, _TOO_DEEP)
         self._open.append(_Open(value, self._put(value, line)))
 
     def _end(self) -> None:

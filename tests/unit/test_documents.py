@@ -19,6 +19,14 @@ from reprobox.errors import ManifestError, SpecError
 LIMIT = 64_000_000
 
 
+@pytest.fixture(params=["libyaml", "pure"])
+def _each_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read with libyaml, and as where PyYAML was built without it."""
+    if request.param == "libyaml" and not yaml.__with_libyaml__:
+        pytest.skip("PyYAML was built without libyaml here")
+    monkeypatch.setattr(yaml, "__with_libyaml__", request.param == "libyaml")
+
+
 def read(text: str | bytes) -> Document:
     content = text.encode() if isinstance(text, str) else text
     return read_document(content, what="manifest", max_bytes=LIMIT, error=ManifestError)
@@ -73,17 +81,41 @@ def test_a_plain_scalar_means_what_was_typed(text: str, value: object) -> None:
         ("a: 1\n\tb: 2\n", 2, "not YAML"),
         ("a: 1\nb: x\x07y\n", 2, "control character"),
         (b"a: 1\nb: \xff\xfe\n", 2, "not UTF-8"),
-        ("a: 1\nb: " + "[" * (MAX_DEPTH + 1), 2, "nesting deeper than 32"),
-        ("b: " + "[" * 1_000_000, 1, "nesting deeper than 32"),
         ("a: 1\nb: [1, 2,\n", 2, "ends in the middle of an entry"),
         ('é: 1\nü: "ö\n', 2, "ends in the middle of an entry"),
         (b"a: 1\nb: \xc3", 2, "truncated"),
     ],
 )
+@pytest.mark.usefixtures("_each_parser")
 def test_what_is_unsafe_or_ambiguous_is_refused_by_line(text: str | bytes, line: int, words: str) -> None:
     error = refused(text)
     assert error.message.startswith(f"manifest:{line}: ")
     assert words in error.message
+
+
+DEEP = MAX_DEPTH + 1
+
+
+# Some are found by the builder, some by libyaml itself, which has a limit of its own from 0.2.6 on.
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: " + "[" * DEEP, 2),
+        ("a: 1\nb: " + "[" * DEEP + "]" * DEEP, 2),
+        ("a: 1\nb: " + "[" * 999 + "]" * 999, 2),
+        ("b: " + "[" * 1_000_000, 1),
+        ("\n\n" + "[a, " * 1_000_000, 3),
+        ("a:\n  " + "[" * 2000 + "\n" + "[" * 2000, 2),
+        ("a: [\n" + "[" * 2000, 2),
+        ("a: " + "{b: " * 2000, 1),
+        ("a: " + "[\n" * 2000, DEEP - 1),
+        ("a: 1\nb:\n  " + "- " * 2000 + "x", 3),
+        ("".join(" " * level + "a:\n" for level in range(2000)), DEEP),
+    ],
+)
+@pytest.mark.usefixtures("_each_parser")
+def test_deep_nesting_is_refused_in_the_same_words_whichever_layer_notices_it(text: str, line: int) -> None:
+    assert refused(text).message == f"manifest:{line}: nesting deeper than {MAX_DEPTH} levels is refused"
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n"])
@@ -104,6 +136,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
     assert read(b"\xef\xbb\xbfa: 1\n").data == {"a": 1}
 
 
+@pytest.mark.usefixtures("_each_parser")
 def test_nesting_up_to_the_limit_is_read() -> None:
     text = "a: " + "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
     assert read(text).data["a"] is not None
