@@ -6,7 +6,14 @@ import os
 import socket
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# By default a test fails when one example takes 200 ms, or its data are slow to make: on a busy machine any may.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 REQUIRE_DOCKER = os.environ.get("REPROBOX_REQUIRE_DOCKER") == "1"
 UNIT = Path(__file__).parent / "unit"

@@ -218,10 +218,19 @@ class TestProgram:
         assert digest.digest() == hashlib.sha256(expected).digest()
 
     def test_ticks_come_while_it_is_silent(self, engine: DockerEngine, plan: Plan) -> None:
-        ticks = []
-        with engine.start(replaced(plan, "sleep", "1")) as execution:
-            execution.pump(lambda _stream, _data: None, lambda: ticks.append(time.monotonic()), interval=0.1)
-        assert len(ticks) >= 5
+        ticks, written = 0, bytearray()
+
+        def tick() -> None:
+            nonlocal ticks
+            ticks += 1
+            if ticks == 5:
+                (plan.work / "enough").touch()
+
+        script = "until cat enough 2>&-; do sleep 0.1; done"
+        with engine.start(replaced(plan, "sh", "-c", script)) as execution:
+            assert execution.pump(lambda _stream, data: written.extend(data), tick, interval=0.1) == 0
+        assert ticks >= 5
+        assert written == b""
 
     def test_one_that_is_not_in_the_image_ends_with_127_and_a_note(self, engine: DockerEngine, plan: Plan) -> None:
         with engine.start(replaced(plan, "pythn", "train.py")) as execution:
@@ -254,11 +263,9 @@ class TestNothingStaysBehind:
             if containers(api, plan.run_id):
                 raise error
 
-        begun = time.monotonic()
-        with pytest.raises(error), engine.start(replaced(plan, "sleep", "300")) as execution:
+        with pytest.raises(error), engine.start(replaced(plan, "sleep", "infinity")) as execution:
             execution.pump(lambda _stream, _data: None, tick)
         assert containers(api, plan.run_id) == []
-        assert time.monotonic() - begun < 20
 
     def test_when_the_container_cannot_start(
         self, engine: DockerEngine, plan: Plan, api: Any, monkeypatch: pytest.MonkeyPatch
@@ -385,7 +392,7 @@ def second_daemon(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/sock")
     with (folder / "log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            engine = answering(60.0)
+            engine = answering(300.0)
             yield engine, int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
         finally:
             process.kill()

@@ -61,7 +61,7 @@ def podman_command(variables: dict[str, str]) -> list[str]:
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket(socket.AF_UNIX) as door:
             if door.connect_ex(str(path)) == 0:

@@ -27,7 +27,7 @@ def our_containers() -> list[str]:
 
 def wait_for_losses(runs: Path, process: subprocess.Popen[str]) -> Path:
     """Wait until the unfinished run under `runs` has recorded its first losses; return its folder."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         for stream in runs.glob("*/record/stream-*"):
             unfinished = not (stream.parent.parent / "manifest.yaml").exists()
@@ -35,7 +35,7 @@ def wait_for_losses(runs: Path, process: subprocess.Popen[str]) -> Path:
                 return stream.parent.parent
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    raise AssertionError("no loss was recorded within two minutes")
+    raise AssertionError("no loss was recorded within ten minutes")
 
 
 def make_endless(project: Path) -> None:
@@ -61,7 +61,7 @@ def test_ctrl_c_keeps_what_was_recorded(engine: str, reprobox: Reprobox, tiny: P
     process = reprobox.start("run", "--engine", engine, folder=tiny)
     run_dir = wait_for_losses(tiny / "runs", process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     data = reprobox("show", str(run_dir), "--json", folder=tiny).data
     assert data["run"]["status"] == "interrupted"
@@ -78,7 +78,7 @@ def test_nothing_is_left_after_success_failure_and_a_killed_reprobox(reprobox: R
     process = reprobox.start("run", "--engine", "docker", folder=tiny)
     wait_for_losses(tiny / "runs", process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert len(our_containers()) == 1
     (tiny / "train.py").write_text(original)
     done = reprobox("run", "--engine", "docker", folder=tiny)
@@ -95,8 +95,8 @@ def test_a_killed_local_run_leaves_no_process(reprobox: Reprobox, tiny: Path) ->
     run_dir = wait_for_losses(tiny / "runs", process)
     pid = int((run_dir / "work" / "pid").read_text())
     process.kill()
-    process.communicate(timeout=60)
-    deadline = time.monotonic() + 20
+    process.communicate(timeout=300)
+    deadline = time.monotonic() + 300
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()

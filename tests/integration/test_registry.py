@@ -70,7 +70,7 @@ def serve(folder: Path, *, htpasswd: str | None = None) -> Iterator[Server]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
-        for _ in range(100):
+        while True:
             with socket.socket() as door:
                 if door.connect_ex(("127.0.0.1", int(host.rpartition(":")[2]))) == 0:
                     break

@@ -109,6 +109,7 @@ def test_fail_fast_stops_at_the_difference(reprobox: Reprobox, tiny: Path, tmp_p
     arguments = ["replay", report["manifest"], "--code", str(changed), "--fail-fast", "--json"]
     done = reprobox(*arguments, folder=tmp_path, code=1)
     assert done.data["first_divergence"]["step"] == 0
+    assert (Path(done.data["run_dir"]) / "log.txt").read_text().count("epoch") < 600, "it was not stopped"
 
 
 def test_compare_names_the_first_differing_step_and_what_was_different(reprobox: Reprobox, tiny: Path) -> None:

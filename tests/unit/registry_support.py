@@ -61,7 +61,7 @@ class Registry:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 5
+    timeout = 60
     registry: Registry
 
     def log_message(self, format: str, *args: object) -> None:

@@ -151,7 +151,7 @@ def test_too_many_files_are_refused_before_anything_is_written(tmp_path: Path, m
 names = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=3).map("/".join)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.dictionaries(names, st.binary(max_size=50), max_size=6))
 def test_any_names_are_refused_or_come_back_and_stay_below_their_folder(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, bytes]

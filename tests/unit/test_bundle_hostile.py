@@ -59,7 +59,7 @@ def test_the_helper_writes_what_is_accepted(tmp_path: Path) -> None:
     assert read(tmp_path / "a.rbx") == {"a": b"1", "b/c": b"2"}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_single_changed_byte_goes_unnoticed(
     good: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -69,7 +69,7 @@ def test_no_single_changed_byte_goes_unnoticed(
     refused(good[:at] + bytes([value]) + good[at + 1 :], tmp_path_factory.mktemp("flip"), "")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_bundle_that_is_cut_off_anywhere_is_refused(
     good: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -78,7 +78,7 @@ def test_a_bundle_that_is_cut_off_anywhere_is_refused(
     refused(good[:size], tmp_path_factory.mktemp("cut"), "cut off")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.binary(max_size=300), st.booleans())
 def test_arbitrary_bytes_are_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, begins: bool

@@ -24,7 +24,7 @@ class Output:
 
     def __iter__(self) -> Iterator[tuple[bytes | None, bytes | None]]:
         yield b"epoch 1\n", None
-        self.ended.wait(10)
+        self.ended.wait()
 
     def close(self) -> None:
         self.ended.set()
@@ -58,7 +58,7 @@ class FakeDaemon:
     def wait(self, name: str, timeout: None) -> dict[str, int]:
         self.output_had_ended = self.output.ended.is_set()
         self.asked_to_wait.set()
-        self.output.ended.wait(10)
+        self.output.ended.wait()
         return {"StatusCode": 3}
 
     def inspect_container(self, name: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_podman_which_waits_on_a_processor_is_asked_to_when_the_output_has_ended
     execution = ContainerExecution(daemon, "name", program="python", memory=None, path="/bin")
     written = bytearray()
     with execution.started():
-        assert daemon.asked_to_wait.wait(0.3 if after_the_output else 10) is not after_the_output
+        assert daemon.asked_to_wait.wait(0.3 if after_the_output else None) is not after_the_output
         daemon.output.ended.set()
         assert execution.pump(lambda _, data: written.extend(data), lambda: None) == 3
     execution.join()

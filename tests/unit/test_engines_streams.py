@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reprobox.engines import streams
 from reprobox.engines.streams import Channel, in_background, pump
 
 
 def nothing() -> None:
     pass
+
+
+class Quiet(Channel):
+    """A channel whose reader waits in a time of its own: whoever waits in vain moves its clock on.
+
+    `later` are things that other threads do, each at its second.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, later: Mapping[float, Callable[[], None]]) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.later = dict(later)
+        monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def take(self, timeout: float) -> tuple[str, bytes] | None:
+        chunk = super().take(0.0)
+        if chunk is None and not (self.output_ended and self.program_ended):
+            self.now += timeout
+            for due in [second for second in self.later if second <= self.now]:
+                self.later.pop(due)()
+        return chunk
 
 
 @given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=20)), max_size=30))
@@ -44,30 +68,30 @@ def test_a_small_channel_makes_the_writer_wait_and_loses_nothing() -> None:
     assert bytes(received) == written
 
 
-def test_output_that_comes_after_the_programs_end_is_waited_for() -> None:
-    channel = Channel()
+def test_output_that_comes_after_the_programs_end_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Quiet(monkeypatch, {4.5: lambda: channel.put("stdout", b"late"), 9.0: lambda: channel.end_output()})
     channel.end_program()
-
-    def write_late() -> None:
-        time.sleep(0.2)
-        channel.put("stdout", b"late")
-        channel.end_output()
-
-    in_background("writer", write_late)
     received: list[bytes] = []
-    pump(channel, lambda _stream, data: received.append(data), nothing, 0.05)
+    pump(channel, lambda _stream, data: received.append(data), nothing, 0.5, silence_after_end=5.0)
     assert received == [b"late"]
+    assert channel.later == {}
 
 
-def test_output_whose_end_never_comes_is_given_up_after_a_silence() -> None:
-    channel = Channel()
+def test_output_whose_end_never_comes_is_given_up_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Quiet(monkeypatch, {100.0: lambda: channel.put("stdout", b"nobody waits for this")})
     channel.put("stdout", b"all there is")
     channel.end_program()
     received: list[bytes] = []
-    begun = time.monotonic()
-    pump(channel, lambda _stream, data: received.append(data), nothing, 0.05, silence_after_end=0.2)
+    pump(channel, lambda _stream, data: received.append(data), nothing, 0.5, silence_after_end=5.0)
     assert received == [b"all there is"]
-    assert 0.2 <= time.monotonic() - begun < 5
+    assert channel.now == 5.5, "the first interval after five seconds"
+
+
+def test_a_silent_program_is_waited_for_however_long_it_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Quiet(monkeypatch, {5000.0: lambda: channel.end_output(), 6000.0: lambda: channel.end_program()})
+    ticks: list[float] = []
+    pump(channel, lambda _stream, _data: None, lambda: ticks.append(channel.now), 0.5, silence_after_end=5.0)
+    assert ticks == [second / 2 for second in range(12_001)]
 
 
 def test_ticks_come_in_the_callers_thread_also_under_a_flood_of_output() -> None:
@@ -104,8 +128,8 @@ def test_what_a_tick_raises_goes_through() -> None:
 def test_an_abandoned_channel_lets_its_waiting_writer_go() -> None:
     channel = Channel(capacity=1)
     writer = in_background("writer", lambda: [channel.put("stdout", b"ab") for _ in range(3)] and None)
-    time.sleep(0.05)
-    assert writer.is_alive()
+    while not channel._held:
+        time.sleep(0.01)
+    assert writer.is_alive(), "it still has to put two chunks, and there is no room"
     channel.abandon()
-    writer.join(5.0)
-    assert not writer.is_alive()
+    writer.join()

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import types
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from reprobox.image.assemble import Image, assemble
 from reprobox.image.layout import ASSEMBLER_VERSION
 from reprobox.lock.model import LockedPackage
 from reprobox.progress import Observer
+from tests.unit.counting import calls
 from tests.unit.image_support import entries, make_base, make_wheel, read
 
 Wheels = list[tuple[LockedPackage, Path]]
@@ -62,6 +63,7 @@ import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[3], 8))
 user = int(sys.argv[4]) if len(sys.argv) > 4 else None
+from tests.unit.counting import calls
 from tests.unit.image_support import make_base, locked_as
 from reprobox.image.assemble import assemble
 from reprobox.progress import Observer
@@ -142,10 +144,10 @@ def test_nothing_changed_is_known_at_once_and_without_the_wheels(tmp_path: Path,
         path.unlink()
     for path in (tmp_path / "layers").glob("*.tar"):
         path.unlink()
-    started = time.perf_counter()
-    again = assemble(base, wheels, cache=tmp_path, observer=Observer())
-    assert time.perf_counter() - started < 0.1
+    again, called = calls(partial(assemble, base, wheels, cache=tmp_path, observer=Observer()))
     assert again.record == first.record
+    # No more than a few small documents take, whatever the wheels hold.
+    assert called < 1000
 
 
 def test_one_changed_small_wheel_leaves_the_layers_below_alone(
@@ -275,7 +277,7 @@ def test_two_processes_at_once_make_one_image(tmp_path: Path, wheels: Wheels) ->
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
     arguments = [sys.executable, "-c", _SCRIPT, str(tmp_path / "cache"), str(wheels[0][1].parent), "022"]
     both = [subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = {process.communicate(timeout=60)[0] for process in both}
+    said = {process.communicate(timeout=600)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert said == {f"{build(tmp_path / 'cache', wheels).record}\n"}
     assert not list((tmp_path / "cache" / "layers").glob(".*.tmp"))

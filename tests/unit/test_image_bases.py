@@ -172,7 +172,7 @@ def test_auto_does_not_wait_for_a_silent_registry(tmp_path: Path, monkeypatch: p
 
     class Silent(FakeStore):
         def pull_image(self, reference: str) -> StoredImage:
-            released.wait(10)
+            released.wait()
             raise ImageError("timeout")
 
     monkeypatch.setattr(bases, "REGISTRY_PATIENCE", 0.05)

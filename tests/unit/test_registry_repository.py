@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from reprobox.errors import RegistryError
 from reprobox.registry import repository as repository_module
+from reprobox.registry import session as session_module
 from reprobox.registry.authorisation import Login
 from reprobox.registry.reference import parse_reference
 from reprobox.registry.repository import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Repository, descriptors
@@ -110,12 +112,15 @@ def test_a_token_that_runs_out_is_replaced(registry: Registry) -> None:
     assert registry.count("/token") == 2
 
 
-def test_a_token_that_ran_out_between_offer_and_upload_is_renewed_before_anything_is_sent(registry: Registry) -> None:
-    registry.auth, registry.token_seconds = "token", 1
+def test_a_token_that_ran_out_between_offer_and_upload_is_renewed_before_anything_is_sent(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.auth = "token"
     with opened(registry, login=LOGIN) as repository:
         offer = repository.offer(DIGEST)
         registry.tokens.clear()
-        time.sleep(0.6)
+        much_later = time.monotonic() + 2 * (registry.token_seconds or 0)
+        monkeypatch.setattr(session_module, "time", SimpleNamespace(monotonic=lambda: much_later))
         repository.send(DIGEST, len(CONTENT), pieces, offer)
     assert registry.count("^PUT") == 1
 

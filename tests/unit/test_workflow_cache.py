@@ -132,11 +132,11 @@ def test_nothing_is_pruned_while_somebody_prepares(cache: Path) -> None:
     def work() -> None:
         with in_use(cache):
             began.set()
-            end.wait(10)
+            end.wait()
 
     thread = threading.Thread(target=work)
     thread.start()
-    began.wait(10)
+    began.wait()
     try:
         with pytest.raises(StorageError, match="the cache is in use"):
             prune(cache, lambda items: items)
