@@ -38,7 +38,9 @@ demo: $(READY)
 	@# A replay needs the manifest alone: it is copied to an empty folder, and the project is left behind.
 	mkdir demo-run/elsewhere
 	cp demo-run/vision/runs/*-0001/manifest.yaml demo-run/elsewhere/
-	cd demo-run/elsewhere && reprobox replay manifest.yaml
+	@# A replay leaves the container only for `--engine local`. The demo, whose code is its own, types it without Docker.
+	@cd demo-run/elsewhere && set -- $$(sed -n 's/^  kind: local$$/--engine local/p' manifest.yaml) \
+	  && echo "cd demo-run/elsewhere &&" reprobox replay manifest.yaml "$$@" && reprobox replay manifest.yaml "$$@"
 
 clean:
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,6 +28,8 @@ class ReproboxError(Exception):
     """
 
     exit_code = EXIT_BUG
+    needs: tuple[str, ...] = ()
+    """What the person has to allow before the same command goes on, for programs: `engine:local`."""
 
     def __init__(self, message: str, *, details: tuple[str, ...] = (), hint: str | None = None) -> None:
         """Keep the three parts apart, so that the command line can lay them out and `--json` can carry them."""
@@ -41,6 +43,15 @@ class UsageError(ReproboxError):
     """The command line asks for something that cannot be: a missing file, options that exclude each other."""
 
     exit_code = EXIT_USAGE
+
+
+class ConsentError(UsageError):
+    """What is asked for can be done, but only once the person has allowed what it takes."""
+
+    def __init__(self, message: str, *, needs: tuple[str, ...], details: tuple[str, ...] = (), hint: str | None = None):
+        """Say also what is to be allowed (`needs`)."""
+        super().__init__(message, details=details, hint=hint)
+        self.needs = needs
 
 
 class SpecError(ReproboxError):

@@ -146,7 +146,7 @@ def report_error(error: ReproboxError, *, as_json: bool) -> None:
     if error.hint:
         click.echo("       " + click.style(error.hint, bold=True), err=True)
     if as_json:
-        _error_object(error.message, list(error.details), error.hint, error.exit_code)
+        _error_object(error.message, list(error.details), error.hint, error.exit_code, list(error.needs))
 
 
 def report_usage(message: str, *, as_json: bool) -> None:
@@ -155,8 +155,12 @@ def report_usage(message: str, *, as_json: bool) -> None:
         _error_object(message, [], "see --help", EXIT_USAGE)
 
 
-def _error_object(message: str, details: list[str], hint: str | None, exit_code: int) -> None:
-    data = {"error": message, "details": details, "hint": hint, "exit_code": exit_code}
+def _error_object(
+    message: str, details: list[str], hint: str | None, exit_code: int, needs: list[str] | None = None
+) -> None:
+    data: dict[str, Any] = {"error": message, "details": details, "hint": hint, "exit_code": exit_code}
+    if needs:
+        data["needs"] = needs
     click.echo(json.dumps(data, ensure_ascii=False))
 
 

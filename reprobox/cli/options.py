@@ -13,10 +13,9 @@ from reprobox.runtime.protocol import SEED_BATCHES, SEED_WORKERS
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+engine_names = click.Choice(["docker", "local"])
 engine_option = click.option(
-    "--engine",
-    type=click.Choice(["docker", "local"]),
-    help="Where to train. Default: docker, or local where no Docker engine answers.",
+    "--engine", type=engine_names, help="Where to train. Default: docker, or local where no Docker engine answers."
 )
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Speak to the registry without encryption. Localhost needs no such leave."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 from pathlib import Path
 
 import click
 
-from reprobox.cli.options import engine_option, insecure_option, json_option
+from reprobox.cli.options import engine_names, insecure_option, json_option
 from reprobox.cli.tolerance import tolerance_from, tolerance_options
 
 
@@ -23,7 +25,11 @@ from reprobox.cli.tolerance import tolerance_from, tolerance_options
 )
 @click.option("--fail-fast", is_flag=True, help="Stop at the first difference.")
 @tolerance_options
-@engine_option
+@click.option(
+    "--engine",
+    type=engine_names,
+    help="Where to train. Default: docker. `local` runs the manifest's program on this machine, unconfined.",
+)
 @insecure_option
 @json_option
 def command(
@@ -48,6 +54,7 @@ def command(
     from reprobox.cli.console import Console
     from reprobox.cli.summary import replay_exit, replay_result, summarise_replay
     from reprobox.cli.terminate import terminate_like_interrupt
+    from reprobox.errors import ConsentError
     from reprobox.workflow.paths import find_manifest
     from reprobox.workflow.replay import ReplayRequest, replay
 
@@ -70,7 +77,19 @@ def command(
             fail_fast=fail_fast,
             image=fetched.image if fetched else None,
         )
-        report = replay(request, cache=cache, observer=console)
+        try:
+            report = replay(request, cache=cache, observer=console)
+        except ConsentError as error:
+            error.hint = f"if you trust the manifest:  {_typed_with('--engine', 'local')}"
+            raise
     summarise_replay(report, console)
     console.result(replay_result(report))
     return replay_exit(report)
+
+
+def _typed_with(*options: str) -> str:
+    """Return the command line that this process was started with, with more options, as a shell takes it."""
+    words = sys.argv[1:]
+    # What stands behind `--` is no option any more.
+    place = words.index("--") if "--" in words else len(words)
+    return shlex.join(["reprobox", *words[:place], *options, *words[place:]])

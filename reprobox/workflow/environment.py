@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from reprobox.cache import in_use, mark_used
 from reprobox.engines.cuda import check_driver, driver_version
 from reprobox.engines.interface import Engine
-from reprobox.errors import ImageError
+from reprobox.errors import ImageError, SpecError
 from reprobox.image.assemble import Image, assemble
 from reprobox.image.bases import Base, describe_base
 from reprobox.image.interface import ImageStore
@@ -122,13 +122,31 @@ def _recorded_base(engine: Engine, manifest: Manifest, *, cache: Path, observer:
     recorded = manifest.image
     base = kept_base(recorded, cache=cache) if recorded else None
     brought = base is not None
-    if base is None:
+    if base is None and recorded is None:
+        base = _base_for_lock(engine, manifest, cache=cache, observer=observer)
+    elif base is None:
         pinned = recorded.base if recorded else None
         base = base_of(engine, manifest.spec, pinned=pinned, cache=cache, observer=observer)
     else:
         observer.finished("base", describe_base(base), "as in the manifest")
     observer.finished("lock", describe_lock(manifest.lock), "from the manifest")
     return base, brought
+
+
+def _base_for_lock(engine: Engine, manifest: Manifest, *, cache: Path, observer: Observer) -> Base:
+    """Return the base that the spec names, for a run that was recorded without a container, with the Python that its
+    wheels are for. Raises ImageError when there is none.
+    """
+    python, spec = manifest.lock.python, manifest.spec
+    spec = replace(spec, environment=replace(spec.environment, python=python))
+    try:
+        return base_of(engine, spec, cache=cache, observer=observer)
+    except (SpecError, ImageError) as error:
+        raise ImageError(
+            f"there is no container for this run, which was recorded without one: {error.message}",
+            details=(*error.details, f"its wheels are for Python {python}"),
+            hint="if you trust the manifest, `--engine local` runs its program on this machine, unconfined",
+        ) from error
 
 
 def _check_driver(spec: RunSpec, base: Base | None, lock: Lock, observer: Observer) -> None:

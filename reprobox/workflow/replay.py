@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from pathlib import Path
 import reprobox
 from reprobox.bundle.reader import is_bundle
 from reprobox.engines.interface import DataMount, Engine
-from reprobox.errors import ManifestError
+from reprobox.errors import ConsentError, EngineUnavailableError, ManifestError
 from reprobox.fingerprint import Machine, differences, observe
 from reprobox.image.model import ImageRecord
 from reprobox.manifest.model import Manifest
@@ -24,7 +26,7 @@ from reprobox.manifest.receipt import (
     WeightsComparison,
     write_receipt,
 )
-from reprobox.manifest.store import manifest_digest, read_manifest
+from reprobox.manifest.store import manifest_digest
 from reprobox.progress import Observer
 from reprobox.runtime.seeding import SCHEME
 from reprobox.snapshot.model import CodeRecord
@@ -34,6 +36,7 @@ from reprobox.trajectory.live import LiveComparison
 from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
 from reprobox.trajectory.reader import News
 from reprobox.units import counted
+from reprobox.validation import printable
 from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, ImageSource, rebuild
 from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
@@ -41,14 +44,14 @@ from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
-from reprobox.workflow.unpack import unpack
+from reprobox.workflow.unpack import load_manifest, unpack
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRequest:
-    """What to replay and how. `manifest` may be a bundle, which brings all else; `code` replaces the manifest's code,
-    `data` is the folder in which data paths are looked up (None: the current folder, then the project that the
-    manifest lies in), `parent` is where `replays/` is made.
+    """What to replay and how. `manifest` may be a bundle, which brings all else; `engine` is the one that the person
+    named (None: docker); `code` replaces the manifest's code, `data` is the folder in which data paths are looked up
+    (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
     `image` gives the image as a whole where it came with the manifest.
     """
 
@@ -76,22 +79,22 @@ class ReplayReport:
 def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> ReplayReport:
     """Replay a manifest and write a receipt.
 
-    Raises ManifestError or BundleError when the manifest or the bundle that holds it cannot be trusted,
-    IncomparableError when its data or code are not to be had as recorded, and LockError, ImageError or EngineError when
-    its environment cannot be made.
+    Raises ManifestError or BundleError when the manifest or the bundle that holds it cannot be trusted, ConsentError
+    when there is no container for it and nobody said that it may do without, IncomparableError when its data or code
+    are not to be had as recorded, and LockError, ImageError or EngineError when its environment cannot be made.
     """
-    if is_bundle(request.manifest):
-        brought = unpack(request.manifest, cache=cache, observer=observer)
-        request = replace(request, manifest=brought.manifest, data=request.data or brought.data)
-    manifest = read_manifest(request.manifest)
+    manifest = load_manifest(request.manifest)
     if manifest.run.seed_scheme != SCHEME:
         raise ManifestError(
             f"{request.manifest} was seeded by scheme {manifest.run.seed_scheme}, this reprobox knows scheme {SCHEME}",
             hint=f"use reprobox {manifest.reprobox}",
         )
+    engine = _engine(request, manifest, observer)
+    if is_bundle(request.manifest):
+        brought = unpack(request.manifest, cache=cache, observer=observer)
+        request = replace(request, manifest=brought.manifest, data=request.data or brought.data)
     digest = manifest_digest(manifest)
     observer.finished("manifest", _describe(manifest))
-    engine, reason = open_swept_engine(_wanted_engine(request, manifest), observer)
     machine = observe()
 
     code, packed, found = _code(request, manifest, observer)
@@ -114,7 +117,6 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
         code=code,
         packed_code=packed,
         data=manifest.data,
-        warnings=[reason] if reason else [],
         parent=digest,
     )
     try:
@@ -141,11 +143,28 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     return ReplayReport(paths=paths, receipt=receipt, verdict=verdict, result=result, manifest=manifest)
 
 
-def _wanted_engine(request: ReplayRequest, manifest: Manifest) -> str | None:
-    """Without a wish: a run recorded locally is replayed locally; else docker if it answers, as for a run."""
-    if request.engine is None and manifest.engine.kind == "local":
-        return "local"
-    return request.engine
+def _engine(request: ReplayRequest, manifest: Manifest, observer: Observer) -> Engine:
+    """Open the engine that the person named, else docker, wherever the run was recorded: its author may be a stranger,
+    whose program must not get out of a container because his manifest says so.
+    """
+    try:
+        return open_swept_engine(request.engine or "docker", observer)[0]
+    except EngineUnavailableError as error:
+        if request.engine is not None:
+            raise
+        user = "root" if os.geteuid() == 0 else "you"
+        raise ConsentError(
+            error.message,
+            details=(
+                *error.details,
+                *((error.hint,) if error.hint else ()),
+                "A replay runs in a container. Without one, the program of this manifest would run on this machine,",
+                f"as {user}, with your network and your files, and nothing would confine it:",
+                f"  {printable(shlex.join(manifest.run.command), limit=200)}",
+            ),
+            needs=("engine:local",),
+            hint="--engine local allows that, for a manifest that you trust",
+        ) from error
 
 
 def _describe(manifest: Manifest) -> str:

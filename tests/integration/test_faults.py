@@ -112,16 +112,43 @@ def test_without_an_engine_the_run_is_local_and_says_so(reprobox: Reprobox, tiny
     assert refused.data["hint"]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_without_an_engine_nothing_is_replayed_until_the_person_types_it(
+    packed: bool, reprobox: Reprobox, tiny: Path, tmp_path: Path
+) -> None:
+    (tiny / "train.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'a').write('.')\n" + (tiny / "train.py").read_text()
+    )
+    manifest = run(reprobox, tiny)["manifest"]
+    if packed:
+        manifest = reprobox("pack", manifest, "-o", str(tmp_path / "run.rbx"), "--json", folder=tmp_path).data["file"]
+    nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    refused = reprobox("replay", manifest, "--json", folder=elsewhere, env=nowhere, code=2)
+    assert refused.data["needs"] == ["engine:local"]
+    command = f"reprobox replay {manifest} --json --engine local"
+    assert refused.data["hint"].endswith(command)
+    assert f"no Docker engine answers at {nowhere['DOCKER_HOST']}: no such file or directory" in refused.stderr
+    assert "python train.py" in refused.stderr and "nothing would confine it" in refused.stderr
+    assert (tmp_path / "ran").read_text() == "."
+    assert not list(elsewhere.iterdir())
+    allowed = reprobox(*command.split()[1:], folder=elsewhere, env=nowhere)
+    assert allowed.data["verdict"] == "EXACT"
+    assert (tmp_path / "ran").read_text() == ".."
+
+
 def test_a_program_without_losses_is_judged_by_its_outputs(reprobox: Reprobox, tiny: Path, tmp_path: Path) -> None:
     (tiny / "train.py").write_text("import os, sys\nos.makedirs('outputs')\nopen('outputs/a', 'w').write('one')\n")
     report = run(reprobox, tiny)
     assert (report["steps"], report["final_loss"]) == (0, None)
     assert any("never called backward" in text for text in report["warnings"])
-    assert reprobox("replay", report["manifest"], "--json", folder=tiny).data["verdict"] == "EXACT"
+    assert reprobox("replay", report["manifest"], "--json", "--engine", "local", folder=tiny).data["verdict"] == "EXACT"
     changed = tmp_path / "changed"
     changed.mkdir()
     (changed / "train.py").write_text((tiny / "train.py").read_text().replace("'one'", "'two'"))
-    done = reprobox("replay", report["manifest"], "--code", str(changed), "--json", folder=tiny, code=1)
+    arguments = ["replay", report["manifest"], "--engine", "local", "--code", str(changed), "--json"]
+    done = reprobox(*arguments, folder=tiny, code=1)
     assert done.data["first_divergence"]["what"] == "outputs"
 
 
@@ -157,13 +184,16 @@ def test_data_that_changed_since_is_incomparable(reprobox: Reprobox, tiny: Path)
     (tiny / "data" / "numbers.txt").write_text("1 2 3")
     (tiny / "train.py").write_text("open('data/numbers.txt').read()\n" + (tiny / "train.py").read_text())
     report = run(reprobox, tiny, "--data", "data")
-    assert reprobox("replay", report["manifest"], "--json", folder=tiny).data["verdict"] == "EXACT"
+    assert reprobox("replay", report["manifest"], "--json", "--engine", "local", folder=tiny).data["verdict"] == "EXACT"
     (tiny / "data" / "numbers.txt").write_text("1 2 4")
-    done = reprobox("replay", report["manifest"], "--json", folder=tiny, code=5)
+    done = reprobox("replay", report["manifest"], "--json", "--engine", "local", folder=tiny, code=5)
     assert "not what was trained on" in done.data["error"]
     assert any("numbers.txt" in detail for detail in done.data["details"])
     shutil.rmtree(tiny / "data")
-    assert "not here" in reprobox("replay", report["manifest"], "--json", folder=tiny, code=5).data["error"]
+    assert (
+        "not here"
+        in reprobox("replay", report["manifest"], "--json", "--engine", "local", folder=tiny, code=5).data["error"]
+    )
 
 
 def test_a_manifest_that_was_edited_is_refused(reprobox: Reprobox, tiny: Path) -> None:
@@ -183,7 +213,7 @@ def test_code_that_does_not_match_its_hash_is_refused(reprobox: Reprobox, tiny: 
         read_manifest(Path(one["manifest"])), archive=read_manifest(Path(other["manifest"])).archive
     )
     write_manifest(mixed, tiny / "mixed.yaml")
-    done = reprobox("replay", "mixed.yaml", "--json", folder=tiny, code=5)
+    done = reprobox("replay", "mixed.yaml", "--json", "--engine", "local", folder=tiny, code=5)
     assert "does not match its hash" in done.data["error"]
 
 
@@ -191,7 +221,8 @@ def test_a_lock_that_no_longer_resolves_names_the_wheel(reprobox: Reprobox, tiny
     report = run(reprobox, tiny)
     nothing = {"REPROBOX_CACHE": str(tmp_path / "empty"), "UV_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
     environment = {**nothing, "PIP_FIND_LINKS": "", "UV_FIND_LINKS": ""}
-    done = reprobox("replay", report["manifest"], "--json", folder=tmp_path, env=environment, code=3)
+    arguments = ["replay", report["manifest"], "--json", "--engine", "local"]
+    done = reprobox(*arguments, folder=tmp_path, env=environment, code=3)
     assert re.search(r"no longer resolves", done.data["error"])
 
 

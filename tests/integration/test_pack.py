@@ -32,7 +32,7 @@ def with_data(tiny: Path) -> Path:
     return tiny
 
 
-def replay_cut_off(bundle: Path, folder: Path) -> dict[str, Any]:
+def replay_cut_off(bundle: Path, folder: Path, *options: str) -> dict[str, Any]:
     """Replay in a network namespace without interfaces, with an empty cache and PATH, and none of pip's settings."""
     folder.mkdir()
     cache = folder / "cache"
@@ -48,7 +48,7 @@ def replay_cut_off(bundle: Path, folder: Path) -> dict[str, Any]:
     # Only the loopback interface, which is down, is in a new namespace.
     seen = subprocess.run([unshare, "--net", "cat", "/proc/net/dev"], capture_output=True, text=True, check=True)
     assert [line.split(":")[0].strip() for line in seen.stdout.splitlines()[2:]] == ["lo"]
-    command = [unshare, "--net", str(REPROBOX), "replay", str(bundle), "--json"]
+    command = [unshare, "--net", str(REPROBOX), "replay", str(bundle), "--json", *options]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
@@ -85,7 +85,7 @@ def test_a_bundle_of_a_local_run_is_replayed_without_network(
         assert archive.testzip() is None
         assert not [name for name in archive.namelist() if name.startswith("image/")]
     shutil.rmtree(with_data)
-    replay = replay_cut_off(Path(first["file"]), tmp_path / "elsewhere")
+    replay = replay_cut_off(Path(first["file"]), tmp_path / "elsewhere", "--engine", "local")
     assert (replay["verdict"], replay["steps_compared"], replay["differences"]) == ("EXACT", 12, [])
     shown = reprobox("show", first["file"], "--json", folder=tmp_path).data
     assert shown["data"][0]["path"] == "numbers"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reprobox.manifest.store import read_manifest
 from tests.integration.conftest import Reprobox, Training, remove_image
 
 pytestmark = pytest.mark.network
@@ -48,7 +49,7 @@ def test_a_template_learns_and_its_replay_is_exact(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copyfile(report["manifest"], elsewhere / "manifest.yaml")
-    replay = reprobox("replay", "manifest.yaml", "--json", folder=elsewhere).data
+    replay = reprobox("replay", "manifest.yaml", "--json", "--engine", engine, folder=elsewhere).data
     assert replay.keys() >= REPLAY_KEYS
     assert (replay["verdict"], replay["steps_compared"]) == ("EXACT", report["steps"])
     assert replay["differences"] == []
@@ -84,6 +85,24 @@ def test_a_manifest_alone_brings_back_the_same_image_from_an_empty_cache(
     shutil.rmtree(tmp_path / "empty-cache")
 
 
+@pytest.mark.docker
+def test_a_run_without_a_container_is_replayed_in_one_and_the_difference_said(
+    reprobox: Reprobox, tiny: Path, tmp_path: Path
+) -> None:
+    report = run(reprobox, tiny)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copyfile(report["manifest"], elsewhere / "manifest.yaml")
+    replay = reprobox("replay", "manifest.yaml", "--json", folder=elsewhere).data
+    assert (replay["verdict"], replay["steps_compared"], replay["image"]) == ("EXACT", 12, None)
+    difference, *others = replay["differences"]
+    assert (difference["what"], difference["recorded"], difference["here"]) == ("engine", "local", "docker")
+    assert {other["what"] for other in others} <= {"python"}  # another patch version in the base
+    recorded, here = (read_manifest(Path(path)) for path in (report["manifest"], replay["run_dir"] + "/manifest.yaml"))
+    assert here.lock == recorded.lock
+    assert here.image is not None
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_another_learning_rate_diverges_at_the_first_step_it_can_be_seen(
     engine: str, reprobox: Reprobox, tiny: Path, tmp_path: Path
@@ -92,7 +111,8 @@ def test_another_learning_rate_diverges_at_the_first_step_it_can_be_seen(
     changed = tmp_path / "changed"
     changed.mkdir()
     (changed / "train.py").write_text((tiny / "train.py").read_text().replace("lr=0.1", "lr=0.2"))
-    done = reprobox("replay", report["manifest"], "--code", str(changed), "--json", folder=tmp_path, code=1)
+    arguments = ["replay", report["manifest"], "--engine", engine, "--code", str(changed), "--json"]
+    done = reprobox(*arguments, folder=tmp_path, code=1)
     # The first loss and its gradients know nothing of the learning rate: the weights after step 0 tell first.
     assert done.data["verdict"] == "DIVERGED"
     assert (done.data["first_divergence"]["what"], done.data["first_divergence"]["step"]) == ("weights", 0)
@@ -106,7 +126,7 @@ def test_fail_fast_stops_at_the_difference(reprobox: Reprobox, tiny: Path, tmp_p
     changed = tmp_path / "changed"
     changed.mkdir()
     (changed / "train.py").write_text(slow.replace("lr=0.1", "lr=0.2").replace("steps = int", "steps = 100 * int"))
-    arguments = ["replay", report["manifest"], "--code", str(changed), "--fail-fast", "--json"]
+    arguments = ["replay", report["manifest"], "--engine", "local", "--code", str(changed), "--fail-fast", "--json"]
     done = reprobox(*arguments, folder=tmp_path, code=1)
     assert done.data["first_divergence"]["step"] == 0
     assert (Path(done.data["run_dir"]) / "log.txt").read_text().count("epoch") < 600, "it was not stopped"
@@ -132,7 +152,7 @@ def test_any_wrapper_that_ends_in_python_is_recorded(command: str, reprobox: Rep
 
 def test_gradient_accumulation_and_two_processes_keep_their_order(reprobox: Reprobox, tiny: Path) -> None:
     report = run(reprobox, tiny, "--", "bash", "-c", "python -c 'import torch' && python train.py && python train.py")
-    again = reprobox("replay", report["manifest"], "--json", folder=tiny).data
+    again = reprobox("replay", report["manifest"], "--engine", "local", "--json", folder=tiny).data
     assert (again["verdict"], again["steps_compared"]) == ("EXACT", 24)
     run_dir = Path(report["run_dir"])
     assert (run_dir / "losses.tsv").read_text() == (run_dir / "losses-001.tsv").read_text()

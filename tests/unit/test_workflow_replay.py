@@ -1,7 +1,10 @@
-"""What a replay says, before it trains, about an image or a machine that is not the recorded one."""
+"""Where a replay trains, and what it says before about an image or a machine that is not the recorded one."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,14 +12,16 @@ from typing import Any, cast
 import pytest
 
 from reprobox.engines.interface import Engine
+from reprobox.errors import ConsentError, EngineUnavailableError
 from reprobox.fingerprint import Gpu
 from reprobox.manifest.model import Manifest, UncoveredProcess
-from reprobox.manifest.store import read_manifest
+from reprobox.manifest.store import read_manifest, write_manifest
+from reprobox.progress import Observer
 from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.model import Outcome
 from reprobox.workflow.compare import judge, run_differences
 from reprobox.workflow.environment import Environment
-from reprobox.workflow.replay import _environment_differences
+from reprobox.workflow.replay import ReplayRequest, _environment_differences, replay
 
 OTHER = "sha256:" + "e" * 64
 
@@ -97,3 +102,53 @@ def test_a_run_with_a_process_that_nobody_recorded_is_incomparable_with_any(whic
     )
     equal = judge(manifest, manifest, recorded=streams, replayed=streams, tolerance=None)
     assert equal.outcome is Outcome.EXACT
+
+
+@pytest.fixture(params=["docker", "local"])
+def recorded(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A manifest that was recorded in a container, or without one. No Docker engine answers (see conftest)."""
+    manifest: Manifest = read_manifest(Path(__file__).parent.parent / "assets" / "manifest-1.yaml")
+    image = None if request.param == "local" else manifest.image
+    manifest = replace(manifest, image=image, engine=replace(manifest.engine, kind=request.param))
+    (tmp_path / "given").mkdir()
+    write_manifest(manifest, tmp_path / "given" / "manifest.yaml")
+    return tmp_path / "given" / "manifest.yaml"
+
+
+def test_a_program_leaves_the_container_for_no_manifest_but_for_a_person(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was made or run")
+
+    for name in ("unpack", "_code", "rebuild", "execute", "create_run"):
+        monkeypatch.setattr(f"reprobox.workflow.replay.{name}", refuse)
+    request = ReplayRequest(manifest=recorded, parent=tmp_path)
+    with pytest.raises(ConsentError, match="no Docker engine answers at unix://") as caught:
+        replay(request, cache=tmp_path / "cache", observer=Observer())
+    error = caught.value
+    assert (error.exit_code, error.needs) == (2, ("engine:local",))
+    assert "with your network and your files" in "\n".join(error.details)
+    assert error.details[-1] == "  python train.py --epochs 2"
+    with pytest.raises(EngineUnavailableError):
+        replay(replace(request, engine="docker"), cache=tmp_path / "cache", observer=Observer())
+    with pytest.raises(AssertionError, match="made or run"):
+        replay(replace(request, engine="local"), cache=tmp_path / "cache", observer=Observer())
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+
+
+@pytest.mark.parametrize(
+    ("given", "suggested"),
+    [
+        (["manifest.yaml", "--rtol", "1e-6"], "replay --json manifest.yaml --rtol 1e-6 --engine local"),
+        (["--fail-fast", "--", "manifest.yaml"], "replay --json --fail-fast --engine local -- manifest.yaml"),
+    ],
+)
+def test_the_command_that_allows_it_is_told_whole(recorded: Path, given: list[str], suggested: str) -> None:
+    command = [sys.executable, "-m", "reprobox", "replay", "--json", *given]
+    done = subprocess.run(command, cwd=recorded.parent, capture_output=True, text=True, check=False)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["needs"]) == (2, 2, ["engine:local"])
+    assert told["hint"] == f"if you trust the manifest:  reprobox {suggested}"
+    assert told["hint"] in done.stderr
+    assert [path.name for path in recorded.parent.iterdir()] == ["manifest.yaml"]

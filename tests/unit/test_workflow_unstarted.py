@@ -55,7 +55,7 @@ def test_a_run_whose_folder_cannot_be_filled_leaves_none(
 def test_a_replay_whose_code_is_refused_leaves_none(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = started(project).paths.manifest
     monkeypatch.setattr(replaying, "place_code", failing(IncomparableError("the code archive is damaged")))
-    request = ReplayRequest(manifest=manifest, parent=project)
+    request = ReplayRequest(manifest=manifest, parent=project, engine="local")
     with pytest.raises(IncomparableError):
         replay(request, cache=project / "cache", observer=Observer())
     assert list((project / "replays").iterdir()) == []
