@@ -60,6 +60,7 @@ def start(folder: str) -> None:
     hooks.after_import("torch.utils.data.dataloader", guarded(watched.patch))
     hooks.after_import("torch.utils.data._utils.worker", guarded(loaders.seed_numpy_in_workers))
     hooks.after_import("torch.utils.data._utils.fetch", guarded(worker_states.patch, folder, watched))
+    hooks.after_import("torch", guarded(_warm_up))
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
@@ -92,6 +93,12 @@ def _finish_before_exit(recorder: Recorder) -> None:
 
     os._exit = hooks.preceded(os._exit, ended)
     os._exit.__module__ = "os"  # where pickle finds it
+
+
+def _warm_up(torch: Any) -> None:
+    from . import warmup  # as below
+
+    warmup.call_vector_functions(torch)
 
 
 def _attach(torch: Any, recorder: Recorder) -> None:

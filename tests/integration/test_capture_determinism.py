@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
 from tests.integration.conftest import Training
@@ -113,3 +115,72 @@ def test_other_errors_are_left_to_python(training: Training) -> None:
     done = training.run("raise RuntimeError('mine')", code_ends=1)
     assert done.stderr.endswith("RuntimeError: mine\n")
     assert "reprobox" not in done.stderr
+
+
+# What torch's header makes of MKL, and a child that notes, between importing torch and getting it, what is called.
+HEADER = r"""
+import pathlib, re, subprocess, sys
+header = (pathlib.Path(torch.__file__).parent / "include" / "ATen" / "cpu" / "vml.h").read_text()
+print("header", *re.findall(r"^IMPLEMENT_VML_MKL\((\w+), \w+\)", header, flags=re.MULTILINE))
+print("mkl", torch.backends.mkl.is_available())
+"""
+NOTED = r"""
+import sys
+from reprobox.runtime import warmup
+
+call = warmup.call_vector_functions
+
+def noted(torch):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Note(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.namespace == "aten" and isinstance(args[0], torch.Tensor):
+                print("called", function.__name__.split(".")[0], args[0].dtype, args[0].numel(), args[0].device)
+            return function(*args, **(kwargs or {}))
+
+    with Note():
+        call(torch)
+    print("warmed")
+
+warmup.call_vector_functions = noted
+import torch
+print("imported")
+"""
+
+
+def test_mkls_vector_functions_are_called_before_the_program_gets_torch(training: Training) -> None:
+    child = f"subprocess.run([sys.executable, '-c', {NOTED!r}], check=True)\n"
+    lines = training.run(HEADER + "sys.stdout.flush()\n" + child).stdout.splitlines()
+    assert training.warnings == []
+    expected, has_mkl = lines[0].split()[1:], lines[1] == "mkl True"
+    called = [line.split()[1:] for line in lines if line.startswith("called")]
+    wanted = [[name, f"torch.{dtype}", "1", "cpu"] for dtype in ("float32", "float64") for name in expected]
+    assert sorted(called) == (sorted(wanted) if has_mkl else [])
+    assert lines.index("warmed") < lines.index("imported")
+
+
+STATE = r"""
+import os, sys, torch
+mine = [name for name in sys.modules if name.partition(".")[0] == "reprobox"]
+known = {"reprobox": bool(mine), "modules": sorted(name for name in sys.modules if name not in mine)}
+torch.set_num_threads(1)
+torch.manual_seed(42) if not mine else None
+known["random"] = hash(bytes(torch.get_rng_state().tolist()))
+known["settings"] = [str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+                     str(torch.get_default_device()), torch.get_num_threads(), torch.get_num_interop_threads()]
+known["cuda"] = torch.cuda.is_initialized()
+known["system threads"] = len(os.listdir("/proc/self/task"))
+print(repr(known))
+"""
+
+
+def test_torch_is_as_it_would_be_without_the_calls(training: Training) -> None:
+    plain = "{name: value for name, value in os.environ.items() if name not in ('PYTHONPATH', 'REPROBOX_RECORD')}"
+    runs = f"for env in (None, {plain}):\n    subprocess.run([sys.executable, '-c', {STATE!r}], check=True, env=env)\n"
+    lines = training.run("import os, subprocess, sys\n" + runs).stdout.splitlines()
+    recorded, bare = (ast.literal_eval(line) for line in lines)
+    assert (recorded.pop("reprobox"), bare.pop("reprobox")) == (True, False)
+    added = set(recorded.pop("modules")) - set(bare.pop("modules"))
+    assert not [name for name in added if name.partition(".")[0] == "torch"]
+    assert recorded == bare
