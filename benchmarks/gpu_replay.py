@@ -2,8 +2,9 @@
 
 Promised: EXACT for every deterministic training; for GPT-2 in fast mode, whose backward pass differs from run to run,
 DIVERGED with the first differing step. The base holds the environment (torch for CUDA, transformers, torchvision,
-scikit-learn), so nothing is installed: `--base local:IMAGE`. Without `--base` the requirements are locked and
-installed, and `--gpus none --engine local --only gpt2-fp32 --layers 1 --batch 1 --steps 3` tries the benchmark itself.
+scikit-learn; for `compiled` also gcc and Python's headers, with which Triton builds what starts its kernels), so
+nothing is installed: `--base local:IMAGE`. Without `--base` the requirements are locked and installed, and `--gpus none
+--engine local --only gpt2-fp32 compiled --layers 1 --batch 1 --steps 3` tries the benchmark itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PROGRAM = """
 import argparse
 import contextlib
 import os
+import pathlib
+import tempfile
 import torch
 import torch.distributed
 
@@ -34,6 +37,7 @@ parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32
 parser.add_argument("--steps", type=int)
 parser.add_argument("--batch", type=int)
 parser.add_argument("--layers", type=int, default=12)
+parser.add_argument("--compile", action="store_true")
 options = parser.parse_args()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 parallel = "RANK" in os.environ
@@ -56,6 +60,8 @@ else:
     batches = torch.randn(4, options.batch, 3, 224, 224)
     labels = torch.randint(0, 1000, (4, options.batch), device=device)
 batches = batches.to(device)
+if options.compile:
+    model = torch.compile(model)
 if parallel:
     batches = batches.roll(torch.distributed.get_rank(), 0)  # each process its own share of the data
     model = torch.nn.parallel.DistributedDataParallel(model)
@@ -70,6 +76,9 @@ for step in range(options.steps):
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+if options.compile and device == "cuda":
+    # Else nothing was shown: the kernels that Triton made are kept in a container's /tmp.
+    assert any(pathlib.Path(tempfile.gettempdir()).rglob("*.cubin")), "Triton made no kernel"
 if parallel:
     torch.distributed.destroy_process_group()
 """
@@ -100,6 +109,11 @@ TRAININGS = {
     "gpt2-fp32": Training("GPT-2 124M, fp32, batch 16 x 1024", None, GPT2),
     "gpt2-fast": Training("GPT-2 124M, bf16, batch 16 x 1024", None, (*GPT2, "--dtype", "bfloat16"), False),
     "gpt2-ddp": Training("GPT-2 124M, bf16, batch 2 x 16 x 1024, NCCL", None, (*GPT2, "--dtype", "bfloat16"), gpus=2),
+    "compiled": Training(
+        "GPT-2 of 4 layers, bf16, torch.compile, batch 16 x 1024",
+        None,
+        (*GPT2, "--dtype", "bfloat16", "--layers", "4", "--compile"),
+    ),
     "resnet50": Training("ResNet-50, fp32, batch 128", None, ("resnet50", "--batch", "128", "--steps", "48")),
     "vision": Training("template vision, 10 epochs", "vision", ("--epochs", "10")),
     "language-model": Training(

@@ -182,8 +182,15 @@ def library_path(folder: str, image_env: Sequence[str]) -> str:
 
 
 def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -> dict[str, str]:
-    """Return the variables that a program sees beside those of its image."""
-    libraries = {} if gpus.libraries is None else {"LD_LIBRARY_PATH": library_path(gpus.libraries, image_env)}
+    """Return the variables that a program sees beside those of its image. Those of the plan win over where libraries
+    are.
+    """
+    libraries = {}
+    if gpus.libraries is not None:
+        libraries["LD_LIBRARY_PATH"] = library_path(gpus.libraries, image_env)
+        # Triton asks `ldconfig -p` first, which knows what the image was built with and fails where the image has no
+        # cache of it. Source: triton/backends/nvidia/driver.py, `libcuda_dirs`.
+        libraries["TRITON_LIBCUDA_PATH"] = gpus.libraries
     return {
         **libraries,
         **plan.env,

@@ -54,6 +54,8 @@ def find_driver(devices: Path = Path("/dev"), folders: Iterable[str] | None = No
     if not numbers or home is None:
         return None
     libraries = {path.name: str(path.resolve()) for path in home.iterdir() if _LIBRARY.fullmatch(path.name)}
+    # The name that linkers ask for (`-lcuda`, as Triton up to 3.5 does) comes with CUDA's toolkit alone.
+    libraries.setdefault("libcuda.so", libraries["libcuda.so.1"])
     return Driver(
         gpus=tuple(str(devices / f"nvidia{number}") for number in sorted(numbers)),
         controls=tuple(str(devices / name) for name in _CONTROL_DEVICES if (devices / name).exists()),

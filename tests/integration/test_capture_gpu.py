@@ -1,12 +1,19 @@
-"""On a GPU: no hook waits for the device, scales and skipped steps arrive, CUDA graphs are recorded at each replay."""
+"""On a GPU: no hook waits for the device, scales and skipped steps arrive, CUDA graphs are recorded at each replay.
+
+The container's test wants an image with torch for CUDA, gcc and Python's headers: REPROBOX_TEST_GPU_BASE=local:IMAGE.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Training
+from tests.integration.conftest import Reprobox, Training
+
+BASE = os.environ.get("REPROBOX_TEST_GPU_BASE")
 
 pytestmark = [
     pytest.mark.gpu,
@@ -149,3 +156,40 @@ seen(loss)
 """
     )
     assert training.bits == training.seen
+
+
+COMPILED = """
+import json, os, pathlib
+import torch
+
+layers = [torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.LayerNorm(256), torch.nn.Linear(256, 1)]
+model = torch.nn.Sequential(*layers).cuda()
+compiled = torch.compile(model)
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
+for _ in range(6):
+    inputs = torch.randn(512, 64, device="cuda")
+    loss = ((compiled(inputs) - inputs.sum(1, keepdim=True)) ** 2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+kernels = len(list(pathlib.Path("/tmp").rglob("*.cubin")))  # a new one for each container
+where = os.environ.get("TRITON_LIBCUDA_PATH")
+pathlib.Path("facts.json").write_text(json.dumps({"kernels": kernels, "where": where}))
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(BASE is None, reason="REPROBOX_TEST_GPU_BASE names no image")
+def test_a_compiled_model_in_a_container_trains_by_triton_and_its_replay_is_exact(
+    reprobox: Reprobox, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(COMPILED)
+    (tmp_path / "reprobox.yaml").write_text("name: compiled\ncommand: [python, train.py]\ndeterministic: true\n")
+    where = ("--engine", "docker", "--gpus", "all", "--shm", "1g", "--installed", "--base", str(BASE))
+    report = reprobox("run", "--json", *where, folder=tmp_path).data
+    facts = json.loads((Path(report["run_dir"]) / "work" / "facts.json").read_text())
+    assert (report["steps"], facts["kernels"] > 0) == (6, True)
+    access = reprobox("show", report["manifest"], "--json", folder=tmp_path).data["engine"]["gpu_access"]
+    assert (facts["where"] == "/reprobox/driver") == (access == "devices")
+    replay = reprobox("replay", report["manifest"], "--json", folder=tmp_path).data
+    assert (replay["verdict"], replay["steps_compared"]) == ("EXACT", 6)

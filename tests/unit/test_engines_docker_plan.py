@@ -22,6 +22,7 @@ from reprobox.engines.docker_plan import (
     once_to_container,
     plan_to_container,
     podman_limits,
+    program_environment,
 )
 from reprobox.engines.interface import DataMount, EngineInfo, Plan
 from reprobox.engines.nvidia import Driver
@@ -258,12 +259,22 @@ class TestGpus:
             make_plan(gpus="1"), info=INFO, image_env=("LD_LIBRARY_PATH=/usr/x",), owner="o", user=(1, 1), gpus=asked
         )
         assert "LD_LIBRARY_PATH=/reprobox/driver:/usr/x" in config["Env"]
+        assert "TRITON_LIBCUDA_PATH=/reprobox/driver" in config["Env"]
         mount = config["HostConfig"]["Mounts"][-1]
         assert (mount["Source"], mount["Target"]) == ("/lib/libcuda.so.580", "/reprobox/driver/libcuda.so.1")
         assert mount["ReadOnly"] is True
         assert choose_gpus("all", TOOLKIT, driver).access == "toolkit"
         with pytest.raises(EngineError, match="this machine has 2"):
             choose_gpus("2", INFO, driver)
+
+    def test_what_the_spec_lets_through_says_where_triton_looks_for_the_driver(self) -> None:
+        driver = Driver(gpus=("/dev/nvidia0",), controls=(), libraries=(("libcuda.so.1", "/lib/libcuda.so.580"),))
+        asked = choose_gpus("all", INFO, driver)
+        own = {"TRITON_LIBCUDA_PATH": "/mine", "LD_LIBRARY_PATH": "/mine too"}
+        seen = program_environment(make_plan(gpus="all", env=own), (), asked)
+        assert {name: seen[name] for name in own} == own
+        for info, gpus in ((TOOLKIT, "all"), (CDI, "all"), (INFO, "none")):
+            assert "TRITON_LIBCUDA_PATH" not in environment(info=info, gpus=gpus)
 
     def test_access_is_told_from_the_engines_own_words(self) -> None:
         assert [gpu_access(info) for info in (INFO, TOOLKIT, CDI, {})] == ["none", "toolkit", "cdi", "none"]

@@ -28,10 +28,19 @@ def test_devices_are_ordered_by_number_and_libraries_are_those_for_computing(mac
     assert [Path(path).name for path in driver.gpus] == ["nvidia2", "nvidia10"]
     assert [Path(path).name for path in driver.devices(None)] == ["nvidia2", "nvidia10", "nvidiactl", "nvidia-uvm"]
     assert dict(driver.libraries) == {
+        "libcuda.so": str(machine / "lib" / "libcuda.so.580.1"),
         "libcuda.so.1": str(machine / "lib" / "libcuda.so.580.1"),
         "libcuda.so.580.1": str(machine / "lib" / "libcuda.so.580.1"),
         "libnvidia-ml.so.580.1": str(machine / "lib" / "libnvidia-ml.so.580.1"),
     }
+
+
+def test_a_name_for_linkers_that_is_there_stays(machine: Path) -> None:
+    (machine / "lib" / "stubs.so").touch()
+    (machine / "lib" / "libcuda.so").symlink_to("stubs.so")
+    driver = find_driver(machine / "dev", [str(machine / "lib")])
+    assert driver is not None
+    assert dict(driver.libraries)["libcuda.so"] == str(machine / "lib" / "stubs.so")
 
 
 def test_half_a_driver_is_none(machine: Path) -> None:
