@@ -10,16 +10,14 @@ warm-up.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from recorder import lay_out
+from recorder import lay_out, recorded_by
 from timing import ask, heading, interleaved, judge, median, table
 
 PROGRAM = """
@@ -104,19 +102,9 @@ def main() -> int:
 
 def train(command: list[str], site: Path | None, folder: Path, *, deterministic: bool = False) -> float:
     """Run the program, under the runtime if `site` is given; return milliseconds per step."""
-    from reprobox.engines.start_file import START_FOLDER, write_start_files
-    from reprobox.runtime import protocol
-    from reprobox.runtime.seeding import SCHEME
-
     env = {**os.environ, "PYTHONHASHSEED": "42"}
     if site is not None:
-        record = folder / "record"
-        shutil.rmtree(record, ignore_errors=True)
-        record.mkdir()
-        config = {"seed": 42, "seed_scheme": SCHEME, "deterministic": deterministic, "threads": None}
-        (record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        write_start_files(site, site=str(site), record=str(record))
-        env |= {"PYTHONPATH": str(site / START_FOLDER)}
+        env |= recorded_by(site, folder / "record", deterministic=deterministic, threads=None)
     if deterministic:
         env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     return float(ask(command, env=env).split()[-1])

@@ -113,21 +113,28 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONHASHSEED": "42", "OMP_NUM_THREADS": "1", "MKL_DYNAMIC": "FALSE"}
 
 
-def blocks(command: list[str], site: Path, record: Path, pairs: int) -> tuple[list[float], list[float]]:
-    """Run the program; return microseconds per step of the blocks without and with hooks.
-
-    Looks whether every loss of those with hooks was recorded, and none of the others.
-    """
+def recorded_by(site: Path, record: Path, *, deterministic: bool = False, threads: int | None = 1) -> dict[str, str]:
+    """Make the folder `record`; return the variable by which a Python records into it, with the runtime in `site`."""
     from reprobox.engines.start_file import START_FOLDER, write_start_files
     from reprobox.runtime import protocol
     from reprobox.runtime.seeding import SCHEME
 
     shutil.rmtree(record, ignore_errors=True)
     record.mkdir()
-    config = {"seed": 42, "seed_scheme": SCHEME, "deterministic": False, "threads": 1}
+    config = {"seed": 42, "seed_scheme": SCHEME, "deterministic": deterministic, "threads": threads}
     (record / protocol.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     write_start_files(site, site=str(site), record=str(record))
-    variables = {**environment(), "PYTHONPATH": str(site / START_FOLDER)}
+    return {"PYTHONPATH": str(site / START_FOLDER)}
+
+
+def blocks(command: list[str], site: Path, record: Path, pairs: int) -> tuple[list[float], list[float]]:
+    """Run the program; return microseconds per step of the blocks without and with hooks.
+
+    Looks whether every loss of those with hooks was recorded, and none of the others.
+    """
+    from reprobox.runtime import protocol
+
+    variables = environment() | recorded_by(site, record)
     without, with_hooks = json.loads(ask(command, env=variables))
     stream = record / f"{protocol.STREAM_PREFIX}000{protocol.STREAM_SUFFIX}"
     losses = sum(line.startswith("loss\t") for line in stream.read_text(encoding="utf-8").splitlines())
