@@ -174,9 +174,12 @@ class Watcher:
         """Return what was found; called when the program has ended."""
         self._registered.read()
         found = self._registered.coverage()
-        if self._top is None or self._denied:
+        if self._top is None:
             return found
-        found.watched = True
+        found.watched = not self._denied
+        if self._denied:
+            # What a covered one started as `python -S` may be among what could not be looked at.
+            self._uncovered = {(each.command, each.reason): each for each in found.uncovered} | self._uncovered
         found.uncovered = list(self._uncovered.values())
         self._forget(self._seen)
         # What was gone between two looks was still launched by somebody.

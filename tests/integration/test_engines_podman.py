@@ -112,3 +112,25 @@ def test_a_program_that_is_not_in_the_image_is_said_to_be_missing(
     (tmp_path / "reprobox.yaml").write_text("name: both\ncommand: [pythn, train.py]\nimage: {base: debian}\n")
     done = reprobox("run", folder=tmp_path, env=podman, code=4)
     assert "the program is not in the image: pythn" in done.stdout + done.stderr
+
+
+STAGES = """
+import subprocess, sys
+# A file of the name that torch's library has.
+open("libtorch_cpu.so", "w").write("x")
+code = "import mmap, time; f = open('libtorch_cpu.so'); kept = mmap.mmap(f.fileno(), 1, prot=1); time.sleep(1)"
+subprocess.run([sys.executable, "-I", "-c", code], env={}, check=True)
+subprocess.run([sys.executable, "-S", "-c", code], check=True)
+"""
+
+
+def test_the_runtime_starts_in_every_python_and_the_others_are_seen(
+    reprobox: Reprobox, podman: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(STAGES)
+    (tmp_path / "requirements.txt").write_text("six==1.17.0\n")
+    (tmp_path / "reprobox.yaml").write_text("name: both\nimage: {base: debian}\n")
+    run = reprobox("run", "--json", "--", "python", "train.py", folder=tmp_path, env=podman)
+    processes = read_manifest(Path(run.data["run_dir"]) / "manifest.yaml").processes
+    assert (processes.covered, processes.watched) == (2, True)
+    assert [each.reason for each in processes.uncovered] == ["python -S"]
