@@ -12,6 +12,12 @@ _UNKNOWN = re.compile(r"(?:Because |and )(\S+) was not found in the (package reg
 _NO_WHEELS = re.compile(r"([\w.+!\-\[\]]+?)(?:[=<>~!]=?\S*)? (?:has|have) no (?:usable )?wheels")
 _WHEELS_REQUIRED = re.compile(r"hint: Wheels are required for `([^`]+)` because building from source is disabled")
 _NO_VERSION = re.compile(r"there (?:is|are) no versions? of (\S+)")
+# What is there, and what is asked for: one specifier, or `one of:` several.
+_OTHER_VERSIONS = re.compile(
+    r"only (?:the following versions of )?\S+ (?:is|are) available.*? and you require (?:one of: )?(.+?),? "
+    r"we can conclude that your requirements are unsatisfiable"
+)
+_DEPENDS = re.compile(r"\bdepends? on\b")
 _REFUSED = re.compile(r"\((401|403) ")
 _UNREACHABLE = re.compile(
     r"error sending request|Request failed after|Failed to fetch|Could not connect|network was disabled|"
@@ -21,7 +27,7 @@ _UNREACHABLE = re.compile(
 _CERTIFICATE = re.compile(r"certificate|UnknownIssuer", re.IGNORECASE)
 _YANKED = re.compile(r'warning: `([^`]+)` is yanked(?: \(reason: "(.*?)"\))?')
 # Whether a build of PyTorch exists, uv alone knows: with each of its releases there are others.
-_NO_BACKEND = re.compile(r"invalid value '([^']*)' for '--torch-backend .*?\[possible values: ([^\]]*)\]", re.DOTALL)
+_NO_BACKEND = re.compile(r"invalid value '([^']*)' for '--torch-backend .*?\[possible values: ([^\]]*)\]")
 _DRAWING = " ×╰─▶│├·\t"
 # What says nothing of the cause, or names flags of ours that the user never gave.
 _NOISE = ("warning: ", "Resolved ", "No solution found when", "hint: Wheels are required for")
@@ -30,21 +36,21 @@ _UNWRITABLE = re.compile(r"No space left on device|os error 28")
 
 def no_solution(failure: UvFailure) -> bool:
     """Tell whether uv did its work and found that no set of packages fits, rather than failing at it."""
-    said = failure.text
+    said = _unwrapped(failure.text)
     # An index that is silent or closed offers nothing either, but then the trouble is the index.
     return "No solution found" in said and not _UNREACHABLE.search(said) and not _REFUSED.search(said)
 
 
 def without_wheels(failure: UvFailure) -> frozenset[str]:
     """Return the names of packages of which there might be source archives, where that is what uv stopped at."""
-    return frozenset(_WHEELS_REQUIRED.findall(failure.text)) if no_solution(failure) else frozenset()
+    return frozenset(_WHEELS_REQUIRED.findall(_unwrapped(failure.text))) if no_solution(failure) else frozenset()
 
 
 def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> LockError:
     """Return the error for a resolution of the requirements file `source` that failed."""
-    text = scrub(failure.text)
-    reason = _reason(text)
-    refused = _REFUSED.search(failure.text)
+    said = _unwrapped(failure.text)
+    reason = _reason(scrub(failure.text))
+    refused = _REFUSED.search(said)
     if failure.status < 0:
         return LockError(
             f"uv was killed by signal {-failure.status} while it resolved {source}",
@@ -57,8 +63,8 @@ def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> L
             details=reason,
             hint="Check the user name and password of the index in the settings of pip or uv, or in netrc.",
         )
-    if _UNREACHABLE.search(failure.text):
-        certificate = bool(_CERTIFICATE.search(failure.text))
+    if _UNREACHABLE.search(said):
+        certificate = bool(_CERTIFICATE.search(said))
         return LockError(
             f"{source} cannot be resolved: "
             + (
@@ -71,16 +77,16 @@ def explain(failure: UvFailure, *, source: str, python: str, platform: str) -> L
             if certificate
             else "Check the network, the proxy (HTTPS_PROXY) and the index settings of pip or uv, then try again.",
         )
-    if "No solution found" in failure.text:
-        return _unsolvable(failure.text, reason, source=source, python=python, platform=platform)
-    no_backend = _NO_BACKEND.search(failure.text)
+    if "No solution found" in said:
+        return _unsolvable(said, reason, source=source, python=python, platform=platform)
+    no_backend = _NO_BACKEND.search(said)
     if no_backend:
         return LockError(
             f"there is no build of PyTorch named {no_backend[1]} (environment.torch_backend)",
-            details=(f"this uv knows: {' '.join(no_backend[2].split())}",),
+            details=(f"this uv knows: {no_backend[2]}",),
             hint="Choose one of these; auto takes the one for this machine's driver.",
         )
-    if _UNWRITABLE.search(failure.text):
+    if _UNWRITABLE.search(said):
         return LockError(f"{source} cannot be resolved: the disk is full", hint="Free some space (uv cache clean).")
     return LockError(
         f"uv failed on {source} (exit status {failure.status})",
@@ -116,10 +122,10 @@ def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str,
             details=(f"required by {source}, on no index that you have configured", *reason),
             hint="Check the spelling; if it lies on a private index, add that index to the settings of pip or uv.",
         )
-    version = _NO_VERSION.search(text)
-    if version and "depends on" not in text:
+    version = _NO_VERSION.search(text) or _OTHER_VERSIONS.search(text)
+    if version and not _DEPENDS.search(text):
         return LockError(
-            f"no such version: {version[1].rstrip(',.')}",
+            f"no such version: {version[1].rstrip(',.').replace(' ', ' or ')}",
             details=(f"required by {source}", *reason),
             hint="Choose a version that exists for this Python and platform.",
         )
@@ -128,6 +134,11 @@ def _unsolvable(text: str, reason: tuple[str, ...], *, source: str, python: str,
         details=reason,
         hint="Loosen or remove one of the requirements named above.",
     )
+
+
+def _unwrapped(text: str) -> str:
+    """Return what uv said as one line: some of its releases break lines at 80 columns, in the middle of a sentence."""
+    return " ".join(filter(None, (line.strip(_DRAWING) for line in text.splitlines())))
 
 
 def _reason(text: str) -> tuple[str, ...]:

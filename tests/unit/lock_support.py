@@ -7,6 +7,8 @@ import functools
 import hashlib
 import http.server
 import os
+import ssl
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -110,12 +112,23 @@ def become_offline_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
 
 
 @contextmanager
-def served(folder: Path, answers: dict[str, list[int]] | None = None, password: str | None = None) -> Iterator[str]:
-    """Serve `folder` by HTTP on this machine; yield the address.
+def served(
+    folder: Path,
+    answers: dict[str, list[int]] | None = None,
+    password: str | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Iterator[str]:
+    """Serve `folder` by HTTP on this machine, encrypted with a `context`; yield the address.
 
     `answers` gives status codes for a path to fail with, one a request; `password` is asked of the user `reader`.
     """
     failures = answers or {}
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Say nothing of a client that hangs up."""
+            if not isinstance(sys.exception(), ConnectionError):
+                super().handle_error(request, client_address)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments: object) -> None:
@@ -135,11 +148,13 @@ def served(folder: Path, answers: dict[str, list[int]] | None = None, password: 
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

@@ -32,6 +32,28 @@ def message_of(text: str, status: int = 1) -> str:
         ("Because all versions of docopt have no usable wheels and you require docopt ...", "docopt offers no wheel"),
         ("Because tf==1.0.0 has no wheels with a matching Python ABI tag (e.g., `cp311`) ...", "tf offers no wheel"),
         (
+            "Because only beta<=2.0 is available and you require beta>2, we can conclude that your requirements are "
+            "unsatisfiable.",
+            "no such version: beta>2",
+        ),
+        (
+            "Because only the following versions of beta are available:\n          beta==1.5\n          beta>1.9\n"
+            "      and you require one of:\n          beta<1.5\n          beta>1.5,<1.9\n"
+            "      we can conclude that your requirements are unsatisfiable.",
+            "no such version: beta<1.5 or beta>1.5,<1.9",
+        ),
+        (
+            "Because only beta<=2.5 is available and all versions of alpha depend on beta>=9, we can conclude that\n"
+            "      all versions of alpha cannot be used.\n"
+            "      And because you require alpha, we can conclude that your requirements are unsatisfiable.",
+            "requirements.txt asks for packages that exclude each other",
+        ),
+        (
+            "Because there is no\n      version of a-name-that-has-line-broken==9.0 and you require it, we ...",
+            "no such version: a-name-that-has-line-broken==9.0",
+        ),
+        ("Because all versions of docopt have no\n      usable wheels and you require ...", "docopt offers no wheel"),
+        (
             "Because black==24.1.0 depends on click>=8.0.0 and you require black==24.1.0, ...\n"
             "      And because you require click<8, we can conclude that your requirements are unsatisfiable.",
             "requirements.txt asks for packages that exclude each other",
