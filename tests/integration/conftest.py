@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from reprobox.runtime import protocol
 from reprobox.trajectory.model import Trajectory
 from reprobox.trajectory.reader import read_streams
 from reprobox.workflow.execute import lay_out_runtime
+from tests.measured import measured
 
 REPROBOX = Path(sys.executable).parent / "reprobox"
 
@@ -228,6 +230,7 @@ def loss_of(model, scale=1.0):
             "OMP_NUM_THREADS": "1",
             "MKL_DYNAMIC": "FALSE",
             "HF_HUB_OFFLINE": "1",
+            **measured(),
             **(env or {}),
         }
         done = subprocess.run(
@@ -291,9 +294,10 @@ def training_python(reprobox: Reprobox, tmp_path_factory: pytest.TempPathFactory
     if ready:
         return ready
     folder = tmp_path_factory.mktemp("environment")
-    (folder / "requirements.txt").write_text(
-        "torch==2.13.0\nnumpy\ntransformers\naccelerate\nlightning\nnbclient\nipykernel\n"
-    )
+    wanted = ["torch==2.13.0", "numpy", "transformers", "accelerate", "lightning", "nbclient", "ipykernel"]
+    if measured():
+        wanted.append(f"coverage=={version('coverage')}")
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in wanted))
     # The environment in the cache, upon which a run has a prefix of its own.
     program = "import pathlib, torch; print(pathlib.Path(torch.__file__).parents[4], file=open('outputs', 'w'))"
     (folder / "where.py").write_text(program)

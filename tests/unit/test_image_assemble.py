@@ -22,6 +22,7 @@ from reprobox.image.assemble import Image, assemble
 from reprobox.image.layout import ASSEMBLER_VERSION
 from reprobox.lock.model import LockedPackage
 from reprobox.progress import Observer
+from tests.measured import measured
 from tests.unit.counting import calls
 from tests.unit.image_support import entries, make_base, make_wheel, read
 
@@ -63,6 +64,7 @@ import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[3], 8))
 user = int(sys.argv[4]) if len(sys.argv) > 4 else None
+from tests.measured import measured
 from tests.unit.counting import calls
 from tests.unit.image_support import make_base, locked_as
 from reprobox.image.assemble import assemble
@@ -92,6 +94,7 @@ def test_umask_time_zone_locale_and_hash_seed_do_not_reach_the_image(tmp_path: P
             "TZ": zone,
             "LC_ALL": language,
             "PYTHONHASHSEED": seed,
+            **measured(),
         }
         arguments = [sys.executable, "-c", _SCRIPT, str(tmp_path / str(number)), str(wheels[0][1].parent), umask]
         said.add(subprocess.run(arguments, env=env, capture_output=True, check=True, text=True).stdout)
@@ -107,7 +110,7 @@ def test_the_user_does_not_reach_the_image(wheels: Wheels) -> None:
         shutil.copytree(wheels[0][1].parent, place / "wheels")
         (place / "cache").mkdir()
         os.chown(place / "cache", 65534, 65534)
-        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **measured()}
         arguments = [sys.executable, "-c", _SCRIPT, str(place / "cache"), str(place / "wheels"), "027", "65534"]
         said = subprocess.run(arguments, env=env, capture_output=True, check=True, text=True).stdout
         assert said == f"{build(place / 'here', wheels).record}\n"
@@ -265,7 +268,7 @@ environment._counted = counted
 
 def test_after_a_process_was_killed_half_way_the_next_one_continues(tmp_path: Path, wheels: Wheels) -> None:
     cache = tmp_path / "cache"
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **measured()}
     arguments = [sys.executable, "-c", _KILLED + _SCRIPT, str(cache), str(wheels[0][1].parent), "022"]
     assert subprocess.run(arguments, env=env, check=False, capture_output=True).returncode == -signal.SIGKILL
     assert list((cache / "layers").glob(".*.tmp")), "it was not killed while it wrote"
@@ -274,7 +277,7 @@ def test_after_a_process_was_killed_half_way_the_next_one_continues(tmp_path: Pa
 
 
 def test_two_processes_at_once_make_one_image(tmp_path: Path, wheels: Wheels) -> None:
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **measured()}
     arguments = [sys.executable, "-c", _SCRIPT, str(tmp_path / "cache"), str(wheels[0][1].parent), "022"]
     both = [subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = {process.communicate(timeout=600)[0] for process in both}

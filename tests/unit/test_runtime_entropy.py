@@ -18,6 +18,7 @@ from reprobox.runtime import protocol
 from reprobox.runtime.entropy import Audit, Findings
 from reprobox.workflow.entropy import read_findings, warnings_of
 from reprobox.workflow.execute import lay_out_runtime
+from tests.measured import measured
 
 
 class Guest:
@@ -43,6 +44,7 @@ class Guest:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(self.site / START_FOLDER),
             "PYTHONHASHSEED": "42",
+            **measured(),
             **env,
         }
         done = subprocess.run(
