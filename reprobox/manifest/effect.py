@@ -8,35 +8,45 @@ from typing import Any
 from reprobox.manifest.model import Manifest
 from reprobox.runtime.protocol import SEED_BATCHES
 
-# How the names begin by which the entropy audit writes a seed that the program set.
-_KINDS = {"random.": "random", "numpy.": "NumPy", "torch.": "torch"}
+# How the names begin by which the entropy audit writes a seed that the program set, and what is seeded by it.
+_KINDS = {"random.": ("random",), "numpy.": ("NumPy",), "torch.": ("torch",), "reprobox.": ("random", "NumPy", "torch")}
+_MOST_MAKERS = 3
 
 
 def seed_effect(manifest: Manifest) -> str:
-    """Say what the run's seed decides about in this program, and what the program seeds itself."""
+    """Say what the run's seed decides about in this program, and what the program seeds itself from some line on."""
     seed, processes = manifest.run.seed, manifest.processes
     if processes.covered == 0:
         return f"{seed} decides about nothing: the runtime started in no process"
     own: dict[str, str] = {}
     for entry in free_entries(manifest.determinism.get("own_seeds")):
         what = str(entry.get("what"))
-        kind = next((name for start, name in _KINDS.items() if what.startswith(start)), None)
-        if kind is not None:
+        for kind in next((kinds for start, kinds in _KINDS.items() if what.startswith(start)), ()):
             own.setdefault(kind, f"{what} at {entry.get('where')}")
     software = manifest.software
     loaded = ["random", *(["NumPy"] if software.numpy else []), *(["torch"] if software.torch else [])]
-    free = [kind for kind in loaded if kind not in own]
-    if own and free_entries(manifest.determinism.get("derived_seeds")):
-        free.append("generators made without a seed")
+    own = {kind: place for kind, place in own.items() if kind in loaded}
     if not own and software.torch:
         text = f"{seed} decides about everything (weights, order, workers)"
     else:
-        text = f"{seed} decides about {_listed(free) or 'nothing'}"
+        free = [kind for kind in loaded if kind not in own]
+        makers = _makers(manifest)
+        if makers:
+            free.append(f"generators made without a seed ({makers})")
+        text = f"{seed} decides about {_listed(free) or 'nothing but the order of sets'}"
     if own:
-        text += f"; the program seeds {_listed(list(own))} itself ({', '.join(own.values())})"
+        places = ", ".join(dict.fromkeys(own.values()))
+        text += f"; the program seeds {_listed(list(own))} itself from there on: {places}"
     if processes.uncovered:
         text += "; not about what ran without the runtime"
     return text
+
+
+def _makers(manifest: Manifest) -> str:
+    """Name the files of the program, and the packages, that made generators without a seed."""
+    places = [str(entry.get("where")) for entry in free_entries(manifest.determinism.get("derived_seeds"))]
+    names = list(dict.fromkeys(place.partition("/")[0].partition(":")[0] for place in places))
+    return ", ".join([*names[:_MOST_MAKERS], *(["..."] if len(names) > _MOST_MAKERS else [])])
 
 
 def mode_effect(manifest: Manifest) -> str:

@@ -42,6 +42,7 @@ _LIBRARIES = re.compile(
     rb"|(?P<tensorflow>_pywrap_tensorflow\w*|libtensorflow\w*))(?:\.[\w.-]*)?\.so"
 )
 _NAMES = {"torch": "torch", "numpy": "NumPy", "jax": "JAX", "tensorflow": "TensorFlow"}
+_RANDOMISED = Path("/proc/sys/kernel/randomize_va_space")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
 
 
@@ -150,7 +151,7 @@ class Watcher:
         `Registered`.
         """
         self._registered = Registered(record, places)
-        self._top = top
+        self._top = top if _stacks_are_random() else None
         self._seen: dict[_Identity, _Seen] = {}
         self._uncovered: dict[tuple[str, str], UncoveredProcess] = {}
         self._programs: Counter[str] = Counter()
@@ -248,6 +249,16 @@ class Watcher:
             covered = identity[2] in self._registered.stacks
             if seen.words and not seen.unseen and not covered and identity[0] != self._top:
                 self._programs[_name(seen.words[0])] += 1
+
+
+def _stacks_are_random() -> bool:
+    """Say whether the kernel gives each program's stack another place. Where it does not (proc(5), randomize_va_space),
+    one that is not covered could be taken for one that is.
+    """
+    try:
+        return _RANDOMISED.read_text().strip() != "0"
+    except OSError:
+        return False
 
 
 def below(top: int) -> list[int]:

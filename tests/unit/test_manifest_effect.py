@@ -15,6 +15,7 @@ from reprobox.manifest.store import read_manifest
 TORCH = {"what": "torch.random.manual_seed(7)", "where": "train.py:5", "count": 1}
 AGAIN = {"what": "torch.random.manual_seed(8)", "where": "train.py:9", "count": 1}
 NUMPY = {"what": "numpy.random.seed(3)", "where": "train.py:6", "count": 2}
+API = {"what": "reprobox.runtime.set_random_seed(7)", "where": "train.py:2", "count": 1}
 RANDOM = {"what": "random.seed(1)", "where": "train.py:7", "count": 1}
 
 
@@ -38,15 +39,23 @@ def changed(manifest: Manifest, *, torch: str | None, numpy: str | None, **deter
             "2.13.0",
             "2.4.0",
             [TORCH, AGAIN],
-            "42 decides about random and NumPy; the program seeds torch itself "
-            "(torch.random.manual_seed(7) at train.py:5)",
+            "42 decides about random and NumPy; the program seeds torch itself from there on: "
+            "torch.random.manual_seed(7) at train.py:5",
         ),
         (
             "2.13.0",
             "2.4.0",
             [NUMPY, RANDOM, TORCH],
-            "42 decides about nothing; the program seeds NumPy, random and torch itself (numpy.random.seed(3) at "
-            "train.py:6, random.seed(1) at train.py:7, torch.random.manual_seed(7) at train.py:5)",
+            "42 decides about nothing but the order of sets; the program seeds NumPy, random and torch itself from "
+            "there on: numpy.random.seed(3) at train.py:6, random.seed(1) at train.py:7, torch.random.manual_seed(7) "
+            "at train.py:5",
+        ),
+        (
+            "2.13.0",
+            None,
+            [API],
+            "42 decides about nothing but the order of sets; the program seeds random and torch itself from there on: "
+            "reprobox.runtime.set_random_seed(7) at train.py:2",
         ),
         (None, None, "damaged", "42 decides about random"),
     ],
@@ -58,9 +67,12 @@ def test_the_seed_decides_about_what_the_program_does_not_seed_itself(
 
 
 def test_generators_without_a_seed_have_theirs_from_the_run(manifest: Manifest) -> None:
-    derived = [{"what": "random.Random()", "where": "train.py:1", "count": 1}]
+    places = ["train.py:1", "sympy/core/random.py:29", "sympy/core/symbol.py:487"]
+    derived = [{"what": "random.Random()", "where": place, "count": 1} for place in places]
     found = changed(manifest, torch=None, numpy=None, own_seeds=[RANDOM], derived_seeds=derived)
-    assert seed_effect(found).startswith("42 decides about generators made without a seed; the program seeds random")
+    assert seed_effect(found).startswith(
+        "42 decides about generators made without a seed (train.py, sympy); the program seeds random itself"
+    )
 
 
 def test_a_seed_that_reached_nothing_or_not_everything_is_said_to_have(manifest: Manifest) -> None:

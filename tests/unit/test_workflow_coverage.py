@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.manifest.model import UncoveredProcess
+from reprobox.workflow import coverage
 from reprobox.workflow.coverage import Coverage, Registered, Watcher, below, python_flags
 
 STARTED = "started\t{pid}\t1\t{start}\t{stack}\t{executable}\n"
@@ -212,6 +213,15 @@ class TestWatcher:
         with ended.watching():
             ended.look()
         assert ended.coverage() == Coverage(watched=True)
+
+    def test_nothing_is_told_apart_where_all_stacks_begin_alike(
+        self, tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "randomised").write_text("0\n")
+        monkeypatch.setattr(coverage, "_RANDOMISED", tmp_path / "randomised")
+        watcher = tree.start("kept = load()", "-S")
+        watcher.look()
+        assert watcher.coverage().watched is False
 
     def test_it_looks_by_itself_while_the_program_runs(self, tree: Tree) -> None:
         watcher = tree.start("kept = load()", "-S")
