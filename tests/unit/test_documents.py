@@ -253,8 +253,8 @@ def test_long_base64_is_left_to_libyaml_and_costs_no_python_a_line() -> None:
         assert document.data["archive"] == content
         work.append(called)
     assert len(written) > 5_000_000
-    # The first reading may import something.
-    assert work[2] <= work[1] < 1000
+    # The first reading may import something; the garbage collector may call something in any.
+    assert work[2] < 1.1 * work[1] < 1000
 
 
 scalars = (

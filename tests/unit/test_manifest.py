@@ -319,8 +319,8 @@ def test_a_manifest_of_five_megabytes_is_read_and_checked_with_no_more_python_th
         read, called = calls(partial(MANIFEST_FORMAT.read, content))
         assert read.archive == "A" * size
         work.append(called)
-    # The first reading may import something, and fills caches.
-    assert work[2] <= work[1]
+    # The first reading may import something, and fills caches; the garbage collector may call something in any.
+    assert work[2] < 1.1 * work[1]
 
 
 def test_manifest_and_receipt_stop_with_a_key_that_is_never_null() -> None:
