@@ -118,15 +118,17 @@ class Loaders:
         self._made += 1
 
     def _about_to_begin(self, loader: Any) -> None:
+        if loader not in self._known:
+            self._note(loader)  # a copy, which no `__init__` made
         known = self._known[loader]
         self.wants_states = _trains() and len(known.place["base_seeds"]) < EPOCHS_SHOWN
 
     def _begun(self, loader: Any, iterator: Any) -> None:
         """Take note of an epoch: of an iterator that is new, or that its persistent workers begin anew."""
-        known = self._known[loader]
-        setattr(iterator, LOADER_NUMBER, known.number)
         if self._by_batch:
             batch_seeds.give_to_iterator(iterator, batch_seeds.BatchSeeds(iterator._base_seed))
+        known = self._known[loader]
+        setattr(iterator, LOADER_NUMBER, known.number)
         if not _trains():
             return
         place = known.place

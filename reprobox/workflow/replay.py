@@ -169,7 +169,7 @@ def _engine(request: ReplayRequest, manifest: Manifest, observer: Observer) -> E
 
 def _describe(manifest: Manifest) -> str:
     made = f"made {manifest.created[:10]} with torch {manifest.software.torch}" if manifest.software.torch else "made"
-    how = f"seed {manifest.run.seed}, {mode(manifest.spec)}"
+    how = f"asked for seed {manifest.run.seed}, {mode(manifest.spec)}"
     return f"{manifest.name}, {how}, {made} on {manifest.machine.cpu.model}"
 
 

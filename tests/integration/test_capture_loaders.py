@@ -348,6 +348,27 @@ def test_seeding_by_batch_gives_the_same_draws_with_any_number_and_kind_of_worke
     assert len(set(first)) == len(first) == 2 * 12 * 3
 
 
+def test_copies_and_loaders_of_odd_types_are_seeded_by_batch_too(training: Training) -> None:
+    code = """
+    import copy, pickle
+    class Odd(DataLoader):
+        def __eq__(self, other):
+            return self is other
+    options = {"batch_size": 3, "collate_fn": plain}
+    loader = DataLoader(Draws(6), **options)
+    for label, each in (("copied", copy.deepcopy(loader)), ("read", pickle.loads(pickle.dumps(loader))),
+                        ("odd", Odd(Draws(6), **options))):
+        torch.manual_seed(1)
+        show(label, each)
+        torch.manual_seed(1)
+        show(label, DataLoader(Draws(6), num_workers=1, **options))
+"""
+    found = drawn(training, code, loader_seeding="batch")
+    assert [len(rows) for rows in found.values()] == [12, 12, 12]
+    for rows in found.values():
+        assert [row[3:] for row in rows[:6]] == [row[3:] for row in rows[6:]]
+
+
 def test_seeding_by_batch_makes_a_training_with_dropout_independent_of_the_number_of_workers(
     training: Training,
 ) -> None:
