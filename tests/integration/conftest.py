@@ -25,6 +25,8 @@ from reprobox.trajectory.reader import read_streams
 from reprobox.workflow.execute import lay_out_runtime
 from tests.measured import measured
 
+# Seconds after which a command is taken to hang: far more than any takes on a busy machine.
+HUNG = 1800
 REPROBOX = Path(sys.executable).parent / "reprobox"
 
 
@@ -54,7 +56,7 @@ class Reprobox:
         """Run `reprobox ARGUMENTS` in `folder` and expect exit code `code`; the object of --json is in `data`."""
         command = [str(REPROBOX), *arguments]
         ran = subprocess.run(
-            command, cwd=folder, env=self.environment(env), capture_output=True, text=True, check=False, timeout=600
+            command, cwd=folder, env=self.environment(env), capture_output=True, text=True, check=False, timeout=HUNG
         )
         assert code is None or ran.returncode == code, f"{command}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -240,7 +242,7 @@ def loss_of(model, scale=1.0):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=HUNG,
         )
         if done.returncode != code_ends and self.GLOO_ABORTED in done.stderr and attempts > 1:
             return self.run(

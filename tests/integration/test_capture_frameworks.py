@@ -206,7 +206,7 @@ def test_a_notebook_is_recorded_in_its_kernel(training: Training) -> None:
         f"""
 import nbclient, nbformat
 notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell({cell!r})])
-nbclient.NotebookClient(notebook, kernel_name="python3", timeout=280).execute()
+nbclient.NotebookClient(notebook, kernel_name="python3", timeout=1200).execute()
 for number in notebook.cells[0].outputs[0]["text"].split():
     seen(float(number))
 """

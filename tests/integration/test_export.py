@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from tests.integration.conftest import Reprobox
+from tests.integration.conftest import HUNG, Reprobox
 from tests.unit.lock_support import served
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -33,7 +33,7 @@ def docker(*arguments: str, text: str | None = None) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=HUNG,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout.strip()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Reprobox
+from tests.integration.conftest import HUNG, Reprobox
 from tests.integration.test_run_and_replay import ENGINES, losses, run
 
 pytestmark = pytest.mark.network
@@ -61,7 +61,7 @@ def test_ctrl_c_keeps_what_was_recorded(engine: str, reprobox: Reprobox, tiny: P
     process = reprobox.start("run", "--engine", engine, folder=tiny)
     run_dir = wait_for_losses(tiny / "runs", process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)
+    process.communicate(timeout=HUNG)
     assert process.returncode == 130
     data = reprobox("show", str(run_dir), "--json", folder=tiny).data
     assert data["run"]["status"] == "interrupted"
@@ -78,7 +78,7 @@ def test_nothing_is_left_after_success_failure_and_a_killed_reprobox(reprobox: R
     process = reprobox.start("run", "--engine", "docker", folder=tiny)
     wait_for_losses(tiny / "runs", process)
     process.kill()
-    process.communicate(timeout=300)
+    process.communicate(timeout=HUNG)
     assert len(our_containers()) == 1
     (tiny / "train.py").write_text(original)
     done = reprobox("run", "--engine", "docker", folder=tiny)
@@ -95,7 +95,7 @@ def test_a_killed_local_run_leaves_no_process(reprobox: Reprobox, tiny: Path) ->
     run_dir = wait_for_losses(tiny / "runs", process)
     pid = int((run_dir / "work" / "pid").read_text())
     process.kill()
-    process.communicate(timeout=300)
+    process.communicate(timeout=HUNG)
     deadline = time.monotonic() + 300
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -171,7 +171,7 @@ def test_a_full_disk_is_said_and_the_losses_so_far_are_kept(reprobox: Reprobox, 
 def test_two_runs_at_once_in_one_folder_do_not_meet(reprobox: Reprobox, tiny: Path) -> None:
     processes = [reprobox.start("run", "--engine", "local", "--seed", str(seed), folder=tiny) for seed in (1, 2)]
     for process in processes:
-        output = process.communicate(timeout=300)
+        output = process.communicate(timeout=HUNG)
         assert process.returncode == 0, output
     folders = sorted((tiny / "runs").iterdir())
     assert len(folders) == 2

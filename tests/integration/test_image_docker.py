@@ -22,6 +22,7 @@ from reprobox.image.layers import layer_path
 from reprobox.image.load import Archive, load
 from reprobox.lock.model import LockedPackage
 from reprobox.progress import Observer
+from tests.integration.conftest import HUNG
 
 pytestmark = [
     pytest.mark.docker,
@@ -66,7 +67,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
     wanted = [f"{name}=={version}" for name, version in names.items()]
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
     arguments = [*pip, "-d", str(folder), *wanted]
-    subprocess.run(arguments, check=True, capture_output=True, timeout=300)
+    subprocess.run(arguments, check=True, capture_output=True, timeout=HUNG)
     found = {path.name.partition("-")[0].lower(): path for path in folder.iterdir()}
     return [
         (
@@ -92,7 +93,7 @@ def made() -> Iterator[list[str]]:
 
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=HUNG, check=False)
 
 
 def run(image_id: str, *command: str) -> str:

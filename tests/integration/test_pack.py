@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import REPROBOX, Reprobox, remove_image
+from tests.integration.conftest import HUNG, REPROBOX, Reprobox, remove_image
 
 pytestmark = [
     pytest.mark.network,  # to lock what is packed; the replays have none
@@ -50,7 +50,7 @@ def replay_cut_off(bundle: Path, folder: Path, *options: str) -> dict[str, Any]:
     assert [line.split(":")[0].strip() for line in seen.stdout.splitlines()[2:]] == ["lo"]
     command = [unshare, "--net", str(REPROBOX), "replay", str(bundle), "--json", *options]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=HUNG
     )
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(cache)

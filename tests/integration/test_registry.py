@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REQUIRE_DOCKER
-from tests.integration.conftest import Reprobox, image_ids, remove_image
+from tests.integration.conftest import HUNG, Reprobox, image_ids, remove_image
 
 pytestmark = [
     pytest.mark.docker,
@@ -121,13 +121,13 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=HUNG, check=False)
     assert done.returncode == 0, f"docker {arguments}: {done.stderr}"
     return done.stdout.strip()
 
 
 def remove(image: str) -> None:
-    subprocess.run(["docker", "rmi", "--force", image], capture_output=True, timeout=120, check=False)
+    subprocess.run(["docker", "rmi", "--force", image], capture_output=True, timeout=HUNG, check=False)
 
 
 def test_a_pushed_run_is_replayed_where_neither_base_nor_wheels_can_be_had(

@@ -150,7 +150,7 @@ class TestProgram:
 
 
 # Longer than pytest lets any test take: what waits so long has hung.
-FOREVER = 3600.0
+FOREVER = 36_000.0
 REPORT = f"import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'up'); time.sleep({FOREVER})"
 
 

@@ -64,8 +64,6 @@ import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[3], 8))
 user = int(sys.argv[4]) if len(sys.argv) > 4 else None
-from tests.measured import measured
-from tests.unit.counting import calls
 from tests.unit.image_support import make_base, locked_as
 from reprobox.image.assemble import assemble
 from reprobox.progress import Observer
@@ -108,6 +106,8 @@ def test_the_user_does_not_reach_the_image(wheels: Wheels) -> None:
         place = Path(name)
         place.chmod(0o755)
         shutil.copytree(wheels[0][1].parent, place / "wheels")
+        for path in (place / "wheels", *(place / "wheels").iterdir()):
+            path.chmod(0o755)  # whatever the umask of the tests
         (place / "cache").mkdir()
         os.chown(place / "cache", 65534, 65534)
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **measured()}

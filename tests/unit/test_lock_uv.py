@@ -6,6 +6,7 @@ A failure here means that this uv words something otherwise: teach `uv_words.py`
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import tomllib
@@ -19,12 +20,12 @@ from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import gather_settings
 from reprobox.lock.uv_command import Compiled, UvFailure, compile_pylock, uv_version
 from reprobox.lock.uv_words import explain, no_solution, without_wheels, yanked
-from tests.unit.lock_support import PLATFORM, PYTHON, become_user, make_wheel, served, sha256_of
+from tests.unit.lock_support import PLATFORM, PYTHON, become_offline_user, make_wheel, served, sha256_of
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 EXCLUDING = f"requirements.txt asks for packages that exclude each other (Python {PYTHON}, {PLATFORM})"
-NO_WHEEL = f"offers no wheel for Python {PYTHON} on {PLATFORM}; only source archives, or wheels for other systems"
+NO_WHEEL = f"offers no wheel for Python {PYTHON} on {PLATFORM}"
 
 
 @dataclass
@@ -40,22 +41,17 @@ class User:
         settings = gather_settings(self.project, IndexOptions())
         return compile_pylock(text, settings, python=PYTHON, platform=PLATFORM, arguments=self.arguments)
 
-    def has(self, **variables: str) -> None:
-        for name, value in variables.items():
-            self.monkeypatch.setenv(name, value)
-
     def has_an_index(self, address: str, **variables: str) -> None:
-        for name in ("UV_NO_INDEX", "UV_FIND_LINKS"):
-            self.monkeypatch.delenv(name)
-        self.has(UV_DEFAULT_INDEX=address, UV_HTTP_RETRIES="0", **variables)
+        """Have the index at `address`, and no folder."""
+        settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": address, "UV_HTTP_RETRIES": "0", **variables}
+        for name, value in settings.items():
+            self.monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
 def user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> User:
-    become_user(monkeypatch, tmp_path / "home")
-    user = User(tmp_path / "wheels", tmp_path / "project", monkeypatch)
+    user = User(become_offline_user(monkeypatch, tmp_path), tmp_path / "project", monkeypatch)
     user.project.mkdir()
-    user.has(UV_NO_INDEX="1", UV_FIND_LINKS=str(user.wheels))
     make_wheel(user.wheels, "alpha", "1.0", requires=("beta>=2",))
     make_wheel(user.wheels, "beta", "1.5")
     make_wheel(user.wheels, "beta", "2.0")
@@ -93,7 +89,7 @@ def check(failure: UvFailure, message: str, *, unsolvable: bool) -> None:
         ("beta!=1.5,!=2\n", "no such version: beta<1.5 or beta>1.5,<2 or beta>2"),
         ("alpha\nbeta<2\n", EXCLUDING),
         ("newer\n", f"newer {NO_WHEEL}"),
-        ("sourceonly\n", f"sourceonly {NO_WHEEL}"),
+        ("sourceonly\n", f"sourceonly {NO_WHEEL}; only source archives, or wheels for other systems"),
     ],
 )
 def test_why_there_is_no_solution_is_understood(user: User, text: str, message: str) -> None:
