@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reprobox.manifest.model import Manifest
-from reprobox.runtime.protocol import SEED_BATCHES
+from reprobox.runtime.protocol import IN_A_CHILD, SEED_BATCHES
 
 # How the names begin by which the entropy audit writes a seed that the program set, and what is seeded by it.
 _KINDS = {"random.": ("random",), "numpy.": ("NumPy",), "torch.": ("torch",), "reprobox.": ("random", "NumPy", "torch")}
@@ -19,10 +19,12 @@ def seed_effect(manifest: Manifest) -> str:
     if processes.covered == 0:
         return f"{seed} decides about nothing: the runtime started in no process"
     own: dict[str, str] = {}
+    in_children: dict[str, str] = {}
     for entry in free_entries(manifest.determinism.get("own_seeds")):
         what = str(entry.get("what"))
+        found = in_children if what.endswith(IN_A_CHILD) else own
         for kind in next((kinds for start, kinds in _KINDS.items() if what.startswith(start)), ()):
-            own.setdefault(kind, f"{what} at {entry.get('where')}")
+            found.setdefault(kind, f"{what.removesuffix(IN_A_CHILD)} at {entry.get('where')}")
     software = manifest.software
     loaded = ["random", *(["NumPy"] if software.numpy else []), *(["torch"] if software.torch else [])]
     own = {kind: place for kind, place in own.items() if kind in loaded}
@@ -37,6 +39,9 @@ def seed_effect(manifest: Manifest) -> str:
     if own:
         places = ", ".join(dict.fromkeys(own.values()))
         text += f"; the program seeds {_listed(list(own))} itself from there on: {places}"
+    if in_children:
+        places = ", ".join(dict.fromkeys(in_children.values()))
+        text += f"; child processes seed {_listed(list(in_children))} themselves: {places}"
     if processes.uncovered:
         text += "; not about what ran without the runtime"
     return text

@@ -11,6 +11,8 @@ USER, LIBRARY, TORCH, STDLIB, OWN = "user", "library", "torch", "stdlib", "repro
 _TORCH_PACKAGES = ("torch", "torchgen", "functorch", "triton")
 # They list the user's data on the user's behalf, and not all of them in order (torchvision's Kitti and Cityscapes).
 _DATA_MODULES = ("torchvision.datasets",)
+# Parts of torch that only pass a call on: its compiler wraps torch.manual_seed and the like, to keep away from them.
+_PASSING_ON = tuple(os.sep + os.path.join("torch", part) for part in ("_dynamo" + os.sep, "_compile.py"))
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _own_folder = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _stdlib_folder = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -56,6 +58,13 @@ def nearest(skip: tuple[str, ...], start: FrameType | None) -> FrameType | None:
     """Return the first frame from `start` outwards whose kind is not in `skip`."""
     frame = start
     while frame is not None and kind_of(frame) in skip:
+        frame = frame.f_back
+    return frame
+
+
+def asking(frame: FrameType) -> FrameType:
+    """Return the first frame from `frame` outwards that does more than pass the call on for torch's compiler."""
+    while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _PASSING_ON):
         frame = frame.f_back
     return frame
 

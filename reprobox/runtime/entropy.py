@@ -168,6 +168,8 @@ class Audit:
     def _hook_random(self, module: Any) -> None:
         module._urandom = os.urandom  # bound by name if `random` was imported before us
         module.seed = self._seeding(module.seed, "random.seed()")
+        module.setstate = self._restoring(module.setstate, "random.setstate")
+        module.setstate.__qualname__ = "setstate"
         module.seed.__qualname__ = "seed"  # a method no longer: pickle looks for it by this name
 
     def _hook_uuid(self, module: Any) -> None:
@@ -191,6 +193,7 @@ class Audit:
             look(seed, frame)
 
         module.seed = self._seeding(module.seed, "numpy.random.seed()")
+        module.set_state = self._restoring(module.set_state, "numpy.random.set_state")
         # NumPy's generators are types that take no hook, and users test for them. Every seed goes through one of two
         # functions, though: this one, and `operator.index` for RandomState(...).
         source: Any = sys.modules["numpy.random.bit_generator"]
@@ -204,7 +207,9 @@ class Audit:
         # Under both of their names, so that pickle finds the same function where it looks for it.
         module.manual_seed = module.random.manual_seed = self._seeding(self._taking_over(module.manual_seed), None)
         module.seed = module.random.seed = self._fresh(self._taking_over(module.seed), "torch.seed()")
-        module.set_rng_state = module.random.set_rng_state = self._taking_over(module.set_rng_state)
+        module.set_rng_state = module.random.set_rng_state = self._restoring(
+            self._taking_over(module.set_rng_state), "torch.set_rng_state"
+        )
         for name in ("seed", "seed_all"):
             hooked = self._fresh(getattr(module.cuda, name), "torch.cuda.%s()" % name)
             for owner in (module.cuda, module.cuda.random):
@@ -216,8 +221,8 @@ class Audit:
         """
 
         def note(*args: Any, **kwargs: Any) -> None:
-            found = callers.nearest((OWN,), callers.calling_frame(2))
-            if found is not None and callers.kind_of(found) != TORCH:
+            found = callers.nearest((OWN,), callers.asking(callers.calling_frame(2)))
+            if found is not None and callers.kind_of(callers.asking(found)) != TORCH:
                 seeding.Program.seeds_torch = True
 
         return hooks.preceded(original, note)
@@ -242,16 +247,29 @@ class Audit:
         def note(*args: Any, **kwargs: Any) -> None:
             value = args[0] if args else next(iter(kwargs.values()), None)
             what = fresh if value is None else label if self.is_time(value) else None
+            frame = callers.asking(callers.calling_frame(2))
             if what is not None:
-                self.note_seed(what, callers.calling_frame(2))
+                self.note_seed(what, frame)
             elif isinstance(value, int):
-                self.note_own_seed(name, value, callers.calling_frame(2))
+                self.note_own_seed(name, value, frame)
 
         return hooks.preceded(original, note)
 
     def _fresh(self, original: Any, what: str) -> Any:
         def note(*args: Any, **kwargs: Any) -> None:
-            self.note_seed(what, callers.calling_frame(2))
+            self.note_seed(what, callers.asking(callers.calling_frame(2)))
+
+        return hooks.preceded(original, note)
+
+    def _restoring(self, original: Any, name: str) -> Any:
+        """Wrap a function that sets the state of a generator which everyone draws from. Only the program's own code
+        counts: libraries put back what they found.
+        """
+
+        def note(*args: Any, **kwargs: Any) -> None:
+            frame = callers.asking(callers.calling_frame(2))
+            if callers.kind_of(frame) == USER:
+                self.note_own_seed(name, "...", frame)
 
         return hooks.preceded(original, note)
 
@@ -295,16 +313,18 @@ class Audit:
             self.findings.withdraw("derived", what, place)
             del self._derived.last
 
-    def note_own_seed(self, name: str, value: int, frame: FrameType) -> None:
+    def note_own_seed(self, name: str, value: object, frame: FrameType) -> None:
         """Note that the program itself set a seed: if it is a fixed one, the run's does not reach what comes after.
 
-        Only of the program's own process, since workers are seeded with what they were given, and only the first
-        number of a place, since some seed anew at every step.
+        Not of data loaders' workers, which are seeded with what they were given, and only the first number of a place,
+        since some seed anew at every step.
         """
-        processes = sys.modules.get("multiprocessing.process")
-        if callers.kind_of(frame) in (USER, LIBRARY) and (processes is None or processes.parent_process() is None):
+        if callers.kind_of(frame) in (USER, LIBRARY) and seeding.worker_info() is None:
             place = callers.place_of(callers.nearest((OWN, TORCH, STDLIB, LIBRARY), frame) or frame)
-            self.findings.note("own", self._own.setdefault((name, place), "%s(%d)" % (name, value)), place)
+            processes = sys.modules.get("multiprocessing.process")
+            child = processes is not None and processes.parent_process() is not None
+            what = "%s(%s)%s" % (name, value, protocol.IN_A_CHILD if child else "")
+            self.findings.note("own", self._own.setdefault((name, place), what), place)
 
     def _on_random(self, what: str, frame: FrameType) -> None:
         found, through = _through(_RANDOM_MODULES, frame)

@@ -33,6 +33,27 @@ def expect(name: str) -> None:
         sys.meta_path.insert(0, _finder)
 
 
+def stay_first() -> None:
+    """From now on have modules watched also where the program puts a finder of its own before all others."""
+
+    def hook(event: str, _: Any) -> None:
+        if event == "import" and _waiting:
+            with contextlib.suppress(Exception):  # Python is ending, or the program has no finders at all
+                if sys.meta_path[0] is not _finder:
+                    if _finder in sys.meta_path:
+                        sys.meta_path.remove(_finder)
+                    sys.meta_path.insert(0, _finder)
+
+    sys.addaudithook(hook)
+
+
+def missed(name: str) -> bool:
+    """Say whether a module that is waited for was imported without being seen."""
+    module = sys.modules.get(name)
+    initializing = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    return module is not None and not initializing and bool(_waiting.get(name))
+
+
 class _Finder:
     """Finds nothing itself: lets the other finders find the module, and watches its execution (PEP 451)."""
 

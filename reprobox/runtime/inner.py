@@ -5,6 +5,7 @@ Their Python is the machine's own, in which nothing may be placed. In a containe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -30,4 +31,8 @@ def install() -> None:
             # Without the lines that add the run's packages.
             inner.write(lines.readline())
 
-    hooks.after_import("venv", patch)
+    def guarded(module: Any) -> None:
+        with contextlib.suppress(Exception):  # a module of the program's own that is called so
+            patch(module)
+
+    hooks.after_import("venv", guarded)

@@ -32,7 +32,6 @@ class Loader:
         """Hold the entry of `Loaders.places` that it counts in."""
         self.number = number
         self.place = place
-        self.base_seed: int | None = None
         self.iterator: weakref.ref[Any] | None = None
 
 
@@ -41,14 +40,18 @@ class Loaders:
     how: one entry for those that are alike in all of that.
     """
 
-    def __init__(self, by_batch: bool, places: list[dict[str, Any]], warn: Callable[[str], None]) -> None:
-        """Fill `places`; with `by_batch` each batch is seeded by itself; `warn` keeps a warning for the manifest."""
+    def __init__(self, seed: int, by_batch: bool, places: list[dict[str, Any]], warn: Callable[[str], None]) -> None:
+        """Fill `places`; `seed` is the run's; with `by_batch` each batch is seeded by itself; `warn` keeps a warning
+        for the manifest.
+        """
         self.places = places
+        self._seed = seed
         self._by_batch = by_batch
         self._warn = warn
         self._known: weakref.WeakKeyDictionary[Any, Loader] = weakref.WeakKeyDictionary()
         self._made = 0
         self._epochs: dict[int, int] = {}
+        self._base_seeds: dict[int, int] = {}
         # Of the epoch that is just beginning, for the workers that are forked in it: are their states wanted?
         self.wants_states = True
 
@@ -91,12 +94,17 @@ class Loaders:
                 hooks.without_own_frame(error)
                 raise
             rank = seeding.distributed_rank()
-            if rank and not seeding.Program.seeds_torch:
+            loader = args[0] if args else kwargs.get("loader")
+            if rank and getattr(loader, "generator", None) is None and not self._program_seeds_torch():
                 iterator._base_seed = seeding.base_seed_of_rank(iterator._base_seed, rank)
 
         loader_class.__init__ = __init__
         loader_class.__iter__ = __iter__
         iterator_class.__init__ = begin
+
+    def _program_seeds_torch(self) -> bool:
+        """Say whether the program has seeded torch's default generator, be it by a method that takes no hook."""
+        return seeding.Program.seeds_torch or sys.modules["torch"].initial_seed() != self._seed
 
     def _note(self, loader: Any) -> None:
         """Count a loader with those like it: one made anew each epoch must not fill the manifest."""
@@ -137,12 +145,12 @@ class Loaders:
             return
         known.iterator = weakref.ref(iterator)
         base = iterator._base_seed
-        if known.base_seed == base:
+        if self._base_seeds.get(id(place)) == base:
             self._warn(
                 "the data loader made at %s began two epochs in a row from the same random state: what is drawn from "
                 "torch repeats; does the program set the same seed before each epoch?" % place["where"]
             )
-        known.base_seed = base
+        self._base_seeds[id(place)] = base
         if place["workers"] and len(place["base_seeds"]) < EPOCHS_SHOWN:
             place["base_seeds"].append(str(base))
 

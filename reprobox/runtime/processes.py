@@ -11,7 +11,10 @@ import os
 import sys
 from typing import Any
 
-from . import protocol
+from . import hooks, protocol
+
+# Modules that every process notes which imports them.
+COMPUTING = ("numpy", "torch")
 
 MOST_LAUNCHES = 300
 _MOST_WORDS = 40
@@ -32,6 +35,14 @@ def register(folder: str) -> bool:
 def note_loaded(module: Any, folder: str) -> None:
     """Note that this process imported torch or NumPy."""
     _append(folder, "loaded\t%d\t%s\n" % (os.getpid(), module.__name__))
+
+
+def note_missed(folder: str) -> None:
+    """Note, when this process ends, what it imported without being seen, and so computed with unseeded."""
+    command = json.dumps(_words("", getattr(sys, "orig_argv", None) or sys.argv))
+    for name in COMPUTING:
+        if hooks.missed(name):
+            _append(folder, "missed\t%d\t%s\t%s\n" % (os.getpid(), name, command))
 
 
 def _identity() -> tuple[str, str]:
@@ -57,7 +68,8 @@ def _printable(text: str) -> str:
 def _append(folder: str, line: str) -> bool:
     """Append a line; return whether it is the first."""
     data = line.encode()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    # Not to wait for a reader, should the program have put a pipe there.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     file = os.open(os.path.join(folder, protocol.PROCESSES_FILE), flags, 0o644)
     try:
         os.write(file, data)

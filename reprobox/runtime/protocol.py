@@ -64,4 +64,6 @@ ENTROPY_PREFIX = "entropy-"
 ENTROPY_SUFFIX = ".json"
 WORKER_PREFIX = "worker-"
 WORKER_SUFFIX = ".json"
+# What is added to a seed that only a child process of the program set.
+IN_A_CHILD = " in a child process"
 STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

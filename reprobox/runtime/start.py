@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from typing import Any, Callable
@@ -56,7 +57,7 @@ def start(folder: str) -> None:
 
     hooks.after_import("random", guarded(seeding.seed_random, seed))
     hooks.after_import("numpy.random", guarded(seeding.seed_numpy, seed))
-    watched = loaders.Loaders(by_batch, recorder.data_loaders, recorder.warn)
+    watched = loaders.Loaders(seed, by_batch, recorder.data_loaders, recorder.warn)
     hooks.after_import("torch.utils.data.dataloader", guarded(watched.patch))
     hooks.after_import("torch.utils.data._utils.worker", guarded(loaders.seed_numpy_in_workers))
     hooks.after_import("torch.utils.data._utils.fetch", guarded(worker_states.patch, folder, watched))
@@ -64,7 +65,7 @@ def start(folder: str) -> None:
     hooks.after_import("torch", guarded(seeding.seed_torch, seed))
     hooks.after_import("torch", guarded(determinism.apply, config["deterministic"], config["threads"]))
     hooks.after_import("torch", guarded(_attach, recorder))
-    for name in ("numpy", "torch"):
+    for name in processes.COMPUTING:
         hooks.after_import(name, guarded(processes.note_loaded, folder))
     for name in _IMPORT_TORCH:
         hooks.expect(name)
@@ -75,7 +76,9 @@ def start(folder: str) -> None:
     audit.install()
     current.run = current.Run(seed, config["deterministic"], recorder, streams, audit)
     inner.install()
+    hooks.stay_first()
     processes.note_launches(folder)
+    atexit.register(processes.note_missed, folder)
     # Last: what is registered is seeded and recorded. The first process of a run is the program itself, which reports
     # facts even when it trains nothing.
     recorder.root = processes.register(folder)

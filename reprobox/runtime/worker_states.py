@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import protocol, seeding
+from . import hooks, protocol, seeding
 
 if TYPE_CHECKING:
     from .loaders import Loaders
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def patch(module: Any, folder: str, loaders: Loaders) -> None:
     """Patch `torch.utils.data._utils.fetch`, given as `module`: what a worker makes batches with, its seeds being set.
 
-    States are written into the record `folder`, of a forked worker only where its `loaders` want them.
+    States are written into the record `folder`, of a forked worker only where its `loaders` want them, and only those
+    of generators from which the first batch draws.
     """
     fetcher_class = module._BaseDatasetFetcher
     original = fetcher_class.__init__
@@ -35,18 +36,31 @@ def patch(module: Any, folder: str, loaders: Loaders) -> None:
         if info is None or dataset is not info.dataset or os.getpid() in told or not loaders.wants_states:
             return
         told.append(os.getpid())
-        with contextlib.suppress(Exception):  # what fails here must not end the training
-            _tell(folder, info)
+        before, fetch = _states(), self.fetch
+
+        def first(index: Any) -> Any:
+            del self.fetch
+            try:
+                batch = fetch(index)
+            except BaseException as error:
+                hooks.without_own_frame(error)
+                raise
+            with contextlib.suppress(Exception):  # what fails here must not end the training
+                after = _states()
+                _tell(folder, info, {name: state for name, state in before.items() if after.get(name) != state})
+            return batch
+
+        self.fetch = first
 
     fetcher_class.__init__ = __init__
 
 
-def _tell(folder: str, info: Any) -> None:
+def _tell(folder: str, info: Any, states: dict[str, str]) -> None:
     content = {
         "base_seed": str(info.seed - info.id),
         "worker": info.id,
         "rank": seeding.distributed_rank() or 0,
-        "states": _states(),
+        "states": states,
     }
     name = "%s%d-%d%s" % (protocol.WORKER_PREFIX, os.getpid(), time.monotonic_ns(), protocol.WORKER_SUFFIX)
     with open(os.path.join(folder, name), "w", encoding="utf-8") as handle:

@@ -37,11 +37,13 @@ _MOST_LISTED = 100
 _LONGEST = 300
 
 # The compiled parts by which torch, NumPy, JAX and TensorFlow compute, as /proc/PID/maps names them.
+# Mapped to be executed: a linker, or a git that adds the file, maps it to be read.
 _LIBRARIES = re.compile(
-    rb"/(?:lib(?P<torch>torch_cpu|torch_python|torch|c10)|(?P<numpy>_multiarray_umath)|(?P<jax>libjax_common|xla_extension)"
-    rb"|(?P<tensorflow>_pywrap_tensorflow\w*|libtensorflow\w*))(?:\.[\w.-]*)?\.so"
+    rb"(?m)^\S+ ..x. .*/(?:lib(?P<torch>torch_cpu|torch_python|torch|c10)|(?P<numpy>_multiarray_umath)"
+    rb"|(?P<jax>libjax_common|xla_extension)|(?P<tensorflow>_pywrap_tensorflow\w*|libtensorflow\w*))(?:\.[\w.-]*)?\.so"
 )
 _NAMES = {"torch": "torch", "numpy": "NumPy", "jax": "JAX", "tensorflow": "TensorFlow"}
+_ADDR_NO_RANDOMIZE = 0x0040000
 _RANDOMISED = Path("/proc/sys/kernel/randomize_va_space")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
 
@@ -80,6 +82,8 @@ class Registered:
         self.stacks: set[str] = set()
         self.executables: set[str] = set()
         self.loaded: set[str] = set()
+        self.identities: set[tuple[str, str]] = set()
+        self.missed: dict[tuple[str, str], UncoveredProcess] = {}
         self.launched: Counter[tuple[str, ...]] = Counter()
         self._places = places
         self._path = record / protocol.PROCESSES_FILE
@@ -98,21 +102,22 @@ class Registered:
 
     def _take(self, fields: list[str]) -> None:
         match fields:
-            case ["started", _, _, _, stack, executable] if stack.isdigit():
+            case ["started", process, _, start, stack, executable] if stack.isdigit():
                 self.started += 1
+                self.identities.add((process, start))
                 self.stacks.add(stack)
                 self.executables.add(executable)
             case ["loaded", _, ("torch" | "numpy") as module]:
                 self.loaded.add(module)
-            case ["launched", _, text]:
-                with contextlib.suppress(ValueError, RecursionError):
-                    words = json.loads(text)
-                    if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
-                        self.launched[tuple(words)] += 1
+            case ["missed", _, ("torch" | "numpy") as module, text] if words := _words(text):
+                found = self.uncovered(words, f"it imported {module} past the runtime")
+                self.missed.setdefault((found.command, found.reason), found)
+            case ["launched", _, text] if words := _words(text):
+                self.launched[words] += 1
 
     def coverage(self) -> Coverage:
         """Return what follows from this alone, where nobody looked from outside."""
-        found = Coverage(covered=self.started, loaded=set(self.loaded))
+        found = Coverage(covered=self.started, loaded=set(self.loaded), uncovered=list(self.missed.values()))
         for words, count in self.launched.items():
             if _is_python(words[0]):
                 if "S" in python_flags(words):
@@ -181,7 +186,7 @@ class Watcher:
         if self._denied:
             # What a covered one started as `python -S` may be among what could not be looked at.
             self._uncovered = {(each.command, each.reason): each for each in found.uncovered} | self._uncovered
-        found.uncovered = list(self._uncovered.values())
+        found.uncovered = [*self._registered.missed.values(), *self._uncovered.values()]
         self._forget(self._seen)
         # What was gone between two looks was still launched by somebody.
         found.programs |= self._programs
@@ -205,10 +210,25 @@ class Watcher:
             seen = self._seen.get(identity)
             if seen is None:
                 seen = self._seen[identity] = _Seen(_command(process), now, now)
-            if not seen.unseen and now >= seen.due and identity[2] not in self._registered.stacks:
+            if not seen.unseen and now >= seen.due and not self._covered(identity):
                 seen.due = now + (INTERVAL if now - seen.since < _YOUNG_SECONDS else _OLD_INTERVAL) / 2
                 self._examine(identity, seen)
         self._forget([identity for identity in self._seen if identity not in present])
+
+    def _covered(self, identity: _Identity) -> bool:
+        """Say whether a process registered, or was forked from one that did."""
+        process, start, stack = identity
+        if stack not in self._registered.stacks:
+            return False
+        # Where a process has its stack at no random place, another may have it there too: then only its number counts.
+        while _has_fixed_places(process):
+            if (_inner_number(process), start) in self._registered.identities:
+                return True
+            parent = _identity(_parent(process))
+            if parent is None or parent[2] != stack:
+                return False
+            process, start, _ = parent
+        return True
 
     def _examine(self, identity: _Identity, seen: _Seen) -> None:
         process = identity[0]
@@ -220,10 +240,10 @@ class Watcher:
             return
         except OSError:
             return
-        if not loaded or _identity(process) != identity:
+        if not loaded or _is_loader(process) or _identity(process) != identity:
             return
         self._registered.read()
-        if identity[2] in self._registered.stacks:
+        if self._covered(identity):
             return
         seen.unseen = True
         words = _command(process) or seen.words
@@ -236,7 +256,7 @@ class Watcher:
         except OSError:
             executable = words[0] if words else ""
         if not _is_python(executable):
-            return f"no Python: {_name(executable)} with {', '.join(loaded)}"
+            return f"another program: {_name(executable)} with {', '.join(loaded)}"
         if "S" in python_flags(words):
             return "python -S"
         if self._registered.executables and executable not in self._registered.executables:
@@ -284,6 +304,49 @@ def _identity(process: int) -> _Identity | None:
         return None
     fields = stat.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else (process, fields[19].decode(), fields[25].decode())
+
+
+def _parent(process: int) -> int:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(stat.rpartition(b")")[2].split()[1])
+
+
+def _inner_number(process: int) -> str:
+    """Return the ID that a process has for itself, in a container another one than here (proc(5), NSpid)."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"^NSpid:(.*)$", status, re.MULTILINE)
+    return found[1].split()[-1] if found is not None else str(process)
+
+
+def _has_fixed_places(process: int) -> bool:
+    """Say whether a process was started with its memory at fixed places (personality(2), ADDR_NO_RANDOMIZE)."""
+    try:
+        return bool(int(Path(f"/proc/{process}/personality").read_text(), 16) & _ADDR_NO_RANDOMIZE)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_loader(process: int) -> bool:
+    """Say whether a process is the dynamic loader itself, as when `ldd` lists what a library needs."""
+    try:
+        return Path(f"/proc/{process}/exe").readlink().name.startswith("ld-")
+    except OSError:
+        return False
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return the words of a command as they were registered; none where that is no command."""
+    with contextlib.suppress(ValueError, RecursionError):
+        words = json.loads(text)
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return tuple(words)
+    return ()
 
 
 def _command(process: int) -> tuple[str, ...]:

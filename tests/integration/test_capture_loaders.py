@@ -246,6 +246,39 @@ def test_a_program_that_seeds_itself_draws_the_same_as_without_reprobox(training
     assert lines[:41] == lines[82:] != lines[41:82]
 
 
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        # Making an optimizer loads torch's compiler, which wraps torch.manual_seed once more.
+        "torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), torch.manual_seed(7)",
+        "torch.default_generator.manual_seed(7)",
+        "torch.default_generator.set_state(torch.Generator().manual_seed(7).get_state())",
+    ],
+)
+def test_however_a_program_seeds_torch_its_workers_on_every_rank_are_as_without_reprobox(
+    training: Training, seeds: str
+) -> None:
+    code = f"""
+    {seeds}, random.seed(7), numpy.random.seed(7)
+    show('default', DataLoader(Draws(4), shuffle=True, num_workers=1, collate_fn=plain))
+"""
+    program = DRAWS + 'if __name__ == "__main__":\n' + code
+    found = training.run(program, head=False, env={"RANK": "1"})
+    assert found.stdout == training.bare(program, env={"RANK": "1"}).stdout
+    if "manual_seed(7)" in seeds and "default" not in seeds:
+        assert "torch.random.manual_seed(7)" in [row["what"] for row in read_findings(training.record)["own"]]
+
+
+def test_a_loaders_own_generator_decides_about_its_workers_on_every_rank(training: Training) -> None:
+    code = """
+    loader = DataLoader(Draws(4), num_workers=1, collate_fn=plain, generator=torch.Generator().manual_seed(7))
+    print("seeds", [row[2] for row in rows(loader)])
+"""
+    program = DRAWS + 'if __name__ == "__main__":\n' + code
+    found = training.run(program, head=False, env={"RANK": "1"})
+    assert found.stdout == training.bare(program, env={"RANK": "1"}).stdout
+
+
 def test_persistent_workers_go_on_from_epoch_to_epoch_and_repeat_from_run_to_run(training: Training) -> None:
     code = """
     loader = DataLoader(Draws(4), num_workers=2, persistent_workers=True, collate_fn=plain)
@@ -514,12 +547,15 @@ WARNED = """
         numpy.random.seed(1)
     def number(worker):
         random.seed(worker)
+    def unused(worker):
+        torch.manual_seed(5)
     def well(worker):
         numpy.random.seed(torch.initial_seed() % 2**32), random.seed(torch.initial_seed())
     loaders = [DataLoader(Draws(8), num_workers=2, worker_init_fn=each) for each in (None, well, numpy_alone, number)]
     for epoch in range(2):
         for loader in loaders:
             list(loader)
+    list(DataLoader(range(8), num_workers=2, worker_init_fn=unused))   # draws nothing
     with torch.no_grad():
         evaluation = DataLoader(Draws(8), num_workers=2, worker_init_fn=number)
         for epoch in range(2):
@@ -543,9 +579,13 @@ def test_workers_and_epochs_that_draw_the_same_because_of_their_seeds_are_warned
     ]
     found = warnings_of_workers(training.record)
     assert [text.partition(",")[0] for text in found] == expected
+    anew = (
+        1 + training.HEAD.count("\n") + (DRAWS + WARNED[: WARNED.index("list(DataLoader(Draws(8)))")]).count("\n") + 1
+    )
     assert training.warnings == [
-        f"the data loader made at train.py:{line} began two epochs in a row from the same random state: what is drawn "
+        f"the data loader made at train.py:{place} began two epochs in a row from the same random state: what is drawn "
         "from torch repeats; does the program set the same seed before each epoch?"
+        for place in (line, anew)
     ]
 
 

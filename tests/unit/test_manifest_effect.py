@@ -11,11 +11,13 @@ import pytest
 from reprobox.manifest.effect import mode_effect, seed_effect
 from reprobox.manifest.model import Manifest, ProcessesRecord, UncoveredProcess
 from reprobox.manifest.store import read_manifest
+from reprobox.runtime.protocol import IN_A_CHILD
 
 TORCH = {"what": "torch.random.manual_seed(7)", "where": "train.py:5", "count": 1}
 AGAIN = {"what": "torch.random.manual_seed(8)", "where": "train.py:9", "count": 1}
 NUMPY = {"what": "numpy.random.seed(3)", "where": "train.py:6", "count": 2}
 API = {"what": "reprobox.runtime.set_random_seed(7)", "where": "train.py:2", "count": 1}
+CHILD = {"what": f"torch.random.manual_seed(5){IN_A_CHILD}", "where": "train.py:4", "count": 1}
 RANDOM = {"what": "random.seed(1)", "where": "train.py:7", "count": 1}
 
 
@@ -56,6 +58,13 @@ def changed(manifest: Manifest, *, torch: str | None, numpy: str | None, **deter
             [API],
             "42 decides about nothing but the order of sets; the program seeds random and torch itself from there on: "
             "reprobox.runtime.set_random_seed(7) at train.py:2",
+        ),
+        (
+            "2.13.0",
+            None,
+            [CHILD],
+            "42 decides about everything (weights, order, workers); child processes seed torch themselves: "
+            "torch.random.manual_seed(5) at train.py:4",
         ),
         (None, None, "damaged", "42 decides about random"),
     ],

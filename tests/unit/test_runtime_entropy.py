@@ -146,13 +146,26 @@ def test_a_seed_of_the_programs_own_is_noted_where_the_program_asks_for_it(guest
     }
 
 
-def test_seeds_that_child_processes_set_are_not_called_the_programs_own(guest: Guest) -> None:
+def test_seeds_that_child_processes_set_are_said_to_be_theirs(guest: Guest) -> None:
     code = """\
     import multiprocessing, random
-    child = multiprocessing.get_context("fork").Process(target=random.seed, args=(7,))
+    def seed():
+        random.seed(7)
+    child = multiprocessing.get_context("fork").Process(target=seed)
     child.start(); child.join()
     """
-    assert guest.run(code, seed=42)[1]["own"] == []
+    found = guest.run(code, seed=42)[1]["own"]
+    assert found == [{"what": "random.seed(7) in a child process", "where": "train.py:3", "count": 1}]
+
+
+def test_a_state_that_the_program_sets_is_a_seed_of_its_own(guest: Guest) -> None:
+    code = """\
+    import random
+    state = random.Random(3).getstate()
+    random.setstate(state)
+    """
+    found = guest.run(code, seed=42)[1]["own"]
+    assert found == [{"what": "random.setstate(...)", "where": "train.py:3", "count": 1}]
 
 
 def test_the_run_seed_may_be_the_time(guest: Guest) -> None:

@@ -192,3 +192,56 @@ def test_paths_of_any_kind_are_written_as_python_reads_them(tmp_path: Path) -> N
     exec(compile(text.replace("\n_start()\n", "\n"), "start", "exec"), namespace)
     assert (namespace["_SITE"], namespace["_RECORD"]) == (site, "/récord")
     assert (tmp_path / "reprobox.pth").read_text().isascii()
+
+
+FINDER = """
+import importlib, importlib.machinery as machinery, sys
+class Finder:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return machinery.PathFinder.find_spec(name, path, target)
+"""
+
+
+@pytest.mark.parametrize(
+    ("finders", "load", "seen"),
+    [
+        ("sys.meta_path.insert(0, Finder)", "import numpy", True),
+        ("sys.meta_path[:] = [Finder]", "import numpy", True),
+        ("sys.meta_path = [Finder]", "import numpy.random", True),
+        # Nothing tells of an import by this function; but that it has happened is seen.
+        ("sys.meta_path.insert(0, Finder)", "importlib.import_module('numpy')", False),
+    ],
+)
+def test_a_finder_of_the_programs_own_hides_no_library_from_the_record(
+    run: Run, finders: str, load: str, seen: bool
+) -> None:
+    (run.packages / "numpy").mkdir()
+    (run.packages / "numpy" / "__init__.py").write_text("__version__ = '1'\n")
+    (run.packages / "numpy" / "random.py").write_text("def seed(value):\n    pass\n")
+    run(run.python, "-c", f"{FINDER}\n{finders}\n{load}\n")
+    assert [line[2] for line in run.lines("loaded")] == ["numpy"] * seen
+    assert [line[2] for line in run.lines("missed")] == ["numpy"] * (not seen)
+
+
+def test_a_module_of_the_programs_own_may_be_called_venv(run: Run) -> None:
+    (run.folder / "venv.py").write_text("mine = True\n")
+    assert run(run.python, "-c", "import venv; print(venv.mine)") == "True\n"
+
+
+def test_a_program_whose_modules_keep_the_runtime_from_starting_runs_all_the_same(run: Run) -> None:
+    (run.folder / "src").mkdir()
+    (run.folder / "src" / "json.py").write_text("raise SystemExit(3)\n")
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(run.folder / "src")}
+    command = [run.python, "-c", "print('there')"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "there\n")
+    assert "reprobox: the runtime did not start: SystemExit: 3" in done.stderr
+    assert run.lines("started") == []
+
+
+def test_a_pipe_in_place_of_the_list_of_processes_stops_no_python(run: Run) -> None:
+    os.mkfifo(run.record / protocol.PROCESSES_FILE)
+    command = [run.python, "-c", "print('there')"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "there\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,6 +62,13 @@ class TestRegistered:
         found.read()
         assert found.started == 0
 
+    def test_what_was_imported_past_the_runtime_is_not_covered(self, tmp_path: Path) -> None:
+        line = b'missed\t7\ttorch\t["python", "child.py"]\n'
+        found = registered(tmp_path, b"started\t7\t1\t2\t100\t/x\n" + line + line + b"missed\t7\ttorch\t[]\n")
+        assert found.uncovered == [
+            UncoveredProcess(command="python child.py", reason="it imported torch past the runtime")
+        ]
+
     def test_a_command_is_fit_for_a_manifest_and_tells_no_home(self, tmp_path: Path) -> None:
         found = Registered(tmp_path, {"/home/alice/run/env/bin/": "", "/home/alice": "~"})
         words = ["/home/alice/run/env/bin/python", "-S", "/home/alice/x.py", "\n" * 400]
@@ -101,14 +109,14 @@ def test_the_options_of_a_python_are_those_before_its_program(words: str, flags:
 CHILD = """
 import mmap, os, sys
 name, record = sys.argv[1:]
-def register():
+def register(process=os.getpid()):
     fields = open("/proc/self/stat").read().rpartition(")")[2].split()
     with open(record + "/processes", "a") as out:
         exe = os.readlink("/proc/self/exe")
-        out.write("\\t".join(["started", str(os.getpid()), "1", fields[19], fields[25], exe]) + "\\n")
-def load():
+        out.write("\\t".join(["started", str(process), "1", fields[19], fields[25], exe]) + "\\n")
+def load(executable=mmap.PROT_EXEC):
     file = os.open(name, os.O_RDONLY)
-    return mmap.mmap(file, 1, prot=mmap.PROT_READ)
+    return mmap.mmap(file, 1, prot=mmap.PROT_READ | executable)
 """
 
 
@@ -123,10 +131,12 @@ class Tree:
         self.folder = folder
         self.top: subprocess.Popen[str] | None = None
 
-    def start(self, code: str, *options: str, executable: str = sys.executable) -> Watcher:
+    def start(
+        self, code: str, *options: str, executable: str = sys.executable, before: tuple[str, ...] = ()
+    ) -> Watcher:
         """Run `code` below a shell, up to where it says that it is there."""
         (self.folder / "child.py").write_text(CHILD + code + "\nprint('up', flush=True)\nsys.stdin.read()\n")
-        inner = [executable, *options, str(self.folder / "child.py"), str(self.library), str(self.record)]
+        inner = [*before, executable, *options, str(self.folder / "child.py"), str(self.library), str(self.record)]
         command = ["sh", "-c", '"$@"; exit 0', "sh", *inner]
         self.top = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.top.stdout is not None and self.top.stdout.readline() == "up\n"
@@ -163,6 +173,18 @@ class TestWatcher:
         (found,) = watcher.coverage().uncovered
         assert found.reason == "python -S"
         assert found.command.startswith(f"{sys.executable} -S {tree.folder}/child.py")
+
+    def test_one_that_only_reads_the_library_as_a_linker_does_computes_nothing(self, tree: Tree) -> None:
+        assert uncovered(tree.start("kept = load(executable=0)", "-S")) == []
+
+    @pytest.mark.skipif(shutil.which("setarch") is None, reason="setarch is not here")
+    @pytest.mark.parametrize(("registered", "found"), [("", []), ("1", ["the runtime did not start in it"])])
+    def test_where_a_process_has_its_stack_at_a_fixed_place_its_own_number_counts(
+        self, tree: Tree, registered: str, found: list[str]
+    ) -> None:
+        # As if another process had registered that has its stack at the same place.
+        watcher = tree.start(f"register({registered}); kept = load()", before=("setarch", "-R"))
+        assert uncovered(watcher) == found
 
     def test_one_that_loads_nothing_is_a_program_among_others(self, tree: Tree) -> None:
         watcher = tree.start("", "-S")
@@ -202,7 +224,9 @@ class TestWatcher:
         trainer = tree.folder / "trainer"
         trainer.write_bytes(Path(sys.executable).resolve().read_bytes())
         trainer.chmod(0o755)
-        assert uncovered(tree.start("kept = load()", executable=str(trainer))) == ["no Python: trainer with torch"]
+        assert uncovered(tree.start("kept = load()", executable=str(trainer))) == [
+            "another program: trainer with torch"
+        ]
 
     def test_nothing_is_known_without_a_process_to_look_at(self, tmp_path: Path) -> None:
         watcher = Watcher(tmp_path, None)

@@ -89,7 +89,7 @@ def test_a_run_with_a_process_that_nobody_recorded_is_incomparable_with_any(whic
     manifest = read_manifest(Path(__file__).parent.parent / "assets" / "manifest-1.yaml")
     unseen = (
         UncoveredProcess(command="python -S stage.py", reason="python -S"),
-        UncoveredProcess(command="./trainer", reason="no Python: trainer with torch"),
+        UncoveredProcess(command="./trainer", reason="another program: trainer with torch"),
     )
     changed = replace(manifest, processes=replace(manifest.processes, uncovered=unseen))
     pair = [manifest, manifest]
