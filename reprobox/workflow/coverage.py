@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
 import threading
@@ -26,6 +25,18 @@ from reprobox.manifest.model import ProcessesRecord, Program, UncoveredProcess
 from reprobox.runtime import protocol
 from reprobox.validation import printable
 from reprobox.workflow.entropy import open_plain
+from reprobox.workflow.kernel import (
+    Identity,
+    below,
+    command_of,
+    has_fixed_places,
+    identity_of,
+    inner_number,
+    is_loader,
+    loaded_by,
+    parent_of,
+    stacks_are_random,
+)
 
 INTERVAL = 0.1
 # A process that has loaded nothing by then is looked at less often.
@@ -37,14 +48,6 @@ _MOST_LISTED = 100
 _LONGEST = 300
 
 # The compiled parts by which torch, NumPy, JAX and TensorFlow compute, as /proc/PID/maps names them.
-# Mapped to be executed: a linker, or a git that adds the file, maps it to be read.
-_LIBRARIES = re.compile(
-    rb"(?m)^\S+ ..x. .*/(?:lib(?P<torch>torch_cpu|torch_python|torch|c10)|(?P<numpy>_multiarray_umath)"
-    rb"|(?P<jax>libjax_common|xla_extension)|(?P<tensorflow>_pywrap_tensorflow\w*|libtensorflow\w*))(?:\.[\w.-]*)?\.so"
-)
-_NAMES = {"torch": "torch", "numpy": "NumPy", "jax": "JAX", "tensorflow": "TensorFlow"}
-_ADDR_NO_RANDOMIZE = 0x0040000
-_RANDOMISED = Path("/proc/sys/kernel/randomize_va_space")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
 
 
@@ -144,10 +147,6 @@ class _Seen:
     unseen: bool = False
 
 
-# ID, start time and place of the stack: see `runtime/processes.py`.
-_Identity = tuple[int, str, str]
-
-
 class Watcher:
     """Looks at the processes of a run from outside, in a thread of its own, until it is stopped."""
 
@@ -156,8 +155,8 @@ class Watcher:
         `Registered`.
         """
         self._registered = Registered(record, places)
-        self._top = top if _stacks_are_random() else None
-        self._seen: dict[_Identity, _Seen] = {}
+        self._top = top if stacks_are_random() else None
+        self._seen: dict[Identity, _Seen] = {}
         self._uncovered: dict[tuple[str, str], UncoveredProcess] = {}
         self._programs: Counter[str] = Counter()
         self._denied = False
@@ -203,50 +202,50 @@ class Watcher:
         self._registered.read()
         now, present = time.monotonic(), set()
         for process in below(self._top) if self._top else ():
-            identity = _identity(process)
+            identity = identity_of(process)
             if identity is None:
                 continue
             present.add(identity)
             seen = self._seen.get(identity)
             if seen is None:
-                seen = self._seen[identity] = _Seen(_command(process), now, now)
+                seen = self._seen[identity] = _Seen(command_of(process), now, now)
             if not seen.unseen and now >= seen.due and not self._covered(identity):
                 seen.due = now + (INTERVAL if now - seen.since < _YOUNG_SECONDS else _OLD_INTERVAL) / 2
                 self._examine(identity, seen)
         self._forget([identity for identity in self._seen if identity not in present])
 
-    def _covered(self, identity: _Identity) -> bool:
+    def _covered(self, identity: Identity) -> bool:
         """Say whether a process registered, or was forked from one that did."""
         process, start, stack = identity
         if stack not in self._registered.stacks:
             return False
         # Where a process has its stack at no random place, another may have it there too: then only its number counts.
-        while _has_fixed_places(process):
-            if (_inner_number(process), start) in self._registered.identities:
+        while has_fixed_places(process):
+            if (inner_number(process), start) in self._registered.identities:
                 return True
-            parent = _identity(_parent(process))
+            parent = identity_of(parent_of(process))
             if parent is None or parent[2] != stack:
                 return False
             process, start, _ = parent
         return True
 
-    def _examine(self, identity: _Identity, seen: _Seen) -> None:
+    def _examine(self, identity: Identity, seen: _Seen) -> None:
         process = identity[0]
         try:
-            loaded = _loaded(process)
+            loaded = loaded_by(process)
         except PermissionError:
             # A program with rights of its own, such as sudo; but of a Python it would be wrong to say anything.
             self._denied |= bool(seen.words) and _is_python(seen.words[0])
             return
         except OSError:
             return
-        if not loaded or _is_loader(process) or _identity(process) != identity:
+        if not loaded or is_loader(process) or identity_of(process) != identity:
             return
         self._registered.read()
         if self._covered(identity):
             return
         seen.unseen = True
-        words = _command(process) or seen.words
+        words = command_of(process) or seen.words
         found = self._registered.uncovered(words, self._reason(process, words, loaded))
         self._uncovered.setdefault((found.command, found.reason), found)
 
@@ -263,81 +262,12 @@ class Watcher:
             return f"another interpreter: {executable}"
         return "the runtime did not start in it"
 
-    def _forget(self, gone: Sequence[_Identity] | dict[_Identity, _Seen]) -> None:
+    def _forget(self, gone: Sequence[Identity] | dict[Identity, _Seen]) -> None:
         for identity in list(gone):
             seen = self._seen.pop(identity)
             covered = identity[2] in self._registered.stacks
             if seen.words and not seen.unseen and not covered and identity[0] != self._top:
                 self._programs[_name(seen.words[0])] += 1
-
-
-def _stacks_are_random() -> bool:
-    """Say whether the kernel gives each program's stack another place. Where it does not (proc(5), randomize_va_space),
-    one that is not covered could be taken for one that is.
-    """
-    try:
-        return _RANDOMISED.read_text().strip() != "0"
-    except OSError:
-        return False
-
-
-def below(top: int) -> list[int]:
-    """Return the IDs of `top` and of all processes below it. Sources: proc(5), /proc/PID/task/TID/children."""
-    found, pending = [], [top]
-    while pending:
-        process = pending.pop()
-        found.append(process)
-        try:
-            tasks = os.listdir(f"/proc/{process}/task")  # noqa: PTH208 - ten times a second
-        except OSError:
-            continue
-        for task in tasks:
-            with contextlib.suppress(OSError, ValueError):
-                pending += map(int, Path(f"/proc/{process}/task/{task}/children").read_bytes().split())
-    return found
-
-
-def _identity(process: int) -> _Identity | None:
-    try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return None
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" else (process, fields[19].decode(), fields[25].decode())
-
-
-def _parent(process: int) -> int:
-    try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return 0
-    return int(stat.rpartition(b")")[2].split()[1])
-
-
-def _inner_number(process: int) -> str:
-    """Return the ID that a process has for itself, in a container another one than here (proc(5), NSpid)."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text(errors="replace")
-    except OSError:
-        return ""
-    found = re.search(r"^NSpid:(.*)$", status, re.MULTILINE)
-    return found[1].split()[-1] if found is not None else str(process)
-
-
-def _has_fixed_places(process: int) -> bool:
-    """Say whether a process was started with its memory at fixed places (personality(2), ADDR_NO_RANDOMIZE)."""
-    try:
-        return bool(int(Path(f"/proc/{process}/personality").read_text(), 16) & _ADDR_NO_RANDOMIZE)
-    except (OSError, ValueError):
-        return False
-
-
-def _is_loader(process: int) -> bool:
-    """Say whether a process is the dynamic loader itself, as when `ldd` lists what a library needs."""
-    try:
-        return Path(f"/proc/{process}/exe").readlink().name.startswith("ld-")
-    except OSError:
-        return False
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -347,21 +277,6 @@ def _words(text: str) -> tuple[str, ...]:
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return tuple(words)
     return ()
-
-
-def _command(process: int) -> tuple[str, ...]:
-    try:
-        content = Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return ()
-    return tuple(word.decode(errors="replace") for word in content.rstrip(b"\0").split(b"\0") if content)
-
-
-def _loaded(process: int) -> list[str]:
-    """Return which of the libraries a process has loaded."""
-    content = Path(f"/proc/{process}/maps").read_bytes()
-    found = {match.lastgroup or "" for match in _LIBRARIES.finditer(content)}
-    return sorted(_NAMES[name] for name in found)
 
 
 def python_flags(words: Sequence[str]) -> set[str]:

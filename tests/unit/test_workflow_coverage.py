@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from reprobox.manifest.model import UncoveredProcess
-from reprobox.workflow import coverage
-from reprobox.workflow.coverage import Coverage, Registered, Watcher, below, python_flags
+from reprobox.workflow import kernel
+from reprobox.workflow.coverage import Coverage, Registered, Watcher, python_flags
+from reprobox.workflow.kernel import below
 
 STARTED = "started\t{pid}\t1\t{start}\t{stack}\t{executable}\n"
 
@@ -242,7 +243,7 @@ class TestWatcher:
         self, tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "randomised").write_text("0\n")
-        monkeypatch.setattr(coverage, "_RANDOMISED", tmp_path / "randomised")
+        monkeypatch.setattr(kernel, "_RANDOMISED", tmp_path / "randomised")
         watcher = tree.start("kept = load()", "-S")
         watcher.look()
         assert watcher.coverage().watched is False
