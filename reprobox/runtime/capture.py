@@ -89,7 +89,8 @@ class Capture:
                 self._loss(tensor)
 
     def _loss(self, tensor: Any, event: str = "backward") -> None:
-        _, factor, scale = self._scaled.get(id(tensor), _UNSCALED)
+        # Most trainings scale nothing, and a call of `id` is an event that audit hooks are told of.
+        _, factor, scale = self._scaled.get(id(tensor), _UNSCALED) if self._scaled else _UNSCALED
         factor *= self._thread.factor
         if hasattr(tensor, "to_local"):
             tensor = tensor.detach().to_local()

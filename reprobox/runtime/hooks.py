@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Callable
 
 _waiting: dict[str, list[Callable[[Any], None]]] = {}
+_listeners: dict[str, Callable[[Any], None]] = {}
 
 
 def after_import(name: str, callback: Callable[[Any], None]) -> None:
@@ -33,18 +34,33 @@ def expect(name: str) -> None:
         sys.meta_path.insert(0, _finder)
 
 
+def listen(event: str, listener: Callable[[Any], None]) -> None:
+    """Call `listener(arguments)` at each audit event of that name; what it raises is dropped. One listener an event.
+
+    One hook serves all of them: Python calls it at every event there is, a call of `id` among them.
+    """
+    if not _listeners:
+        sys.addaudithook(_heard)
+    _listeners[event] = listener
+
+
+def _heard(event: str, arguments: Any) -> None:
+    listener = _listeners.get(event)
+    if listener is not None:
+        with contextlib.suppress(Exception):  # it would keep the program from doing what it wants to do
+            listener(arguments)
+
+
 def stay_first() -> None:
     """From now on have modules watched also where the program puts a finder of its own before all others."""
 
-    def hook(event: str, _: Any) -> None:
-        if event == "import" and _waiting:
-            with contextlib.suppress(Exception):  # Python is ending, or the program has no finders at all
-                if sys.meta_path[0] is not _finder:
-                    if _finder in sys.meta_path:
-                        sys.meta_path.remove(_finder)
-                    sys.meta_path.insert(0, _finder)
+    def importing(_: Any) -> None:
+        if _waiting and sys.meta_path[0] is not _finder:
+            if _finder in sys.meta_path:
+                sys.meta_path.remove(_finder)
+            sys.meta_path.insert(0, _finder)
 
-    sys.addaudithook(hook)
+    listen("import", importing)
 
 
 def missed(name: str) -> bool:

@@ -6,6 +6,7 @@ children could inherit or a program could close. What does not arrive, for insta
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -81,21 +82,15 @@ def _append(folder: str, line: str) -> bool:
 def note_launches(folder: str) -> None:
     """From now on note what this process and those forked from it start: a different command once."""
     seen: set[str] = set()
-    launches = _LAUNCHES
 
-    def hook(event: str, args: Any) -> None:
-        # For every event of the interpreter, so nothing comes before this question.
-        if event not in launches:
-            return
-        try:
-            words = json.dumps(_words(event, args[launches[event]]))
-            if words not in seen and len(seen) < MOST_LAUNCHES:
-                seen.add(words)
-                _append(folder, "launched\t%d\t%s\n" % (os.getpid(), words))
-        except Exception:  # an exception here would keep the program from starting what it wants to start
-            return
+    def launching(event: str, place: int, arguments: Any) -> None:
+        words = json.dumps(_words(event, arguments[place]))
+        if words not in seen and len(seen) < MOST_LAUNCHES:
+            seen.add(words)
+            _append(folder, "launched\t%d\t%s\n" % (os.getpid(), words))
 
-    sys.addaudithook(hook)
+    for event, place in _LAUNCHES.items():
+        hooks.listen(event, functools.partial(launching, event, place))
 
 
 def _words(event: str, command: Any) -> list[str]:
