@@ -54,6 +54,12 @@ def place_of(frame: FrameType) -> str:
     return "%s:%d" % (inside or name, frame.f_lineno)
 
 
+def users_place(frame: FrameType) -> str:
+    """Return `file:line` of the nearest code of the user's from `frame` outwards, else of the nearest library's."""
+    found = nearest((OWN, TORCH, STDLIB, LIBRARY), frame) or nearest((OWN, TORCH, STDLIB), frame) or frame
+    return place_of(found)
+
+
 def nearest(skip: tuple[str, ...], start: FrameType | None) -> FrameType | None:
     """Return the first frame from `start` outwards whose kind is not in `skip`."""
     frame = start

@@ -320,7 +320,7 @@ class Audit:
         since some seed anew at every step.
         """
         if callers.kind_of(frame) in (USER, LIBRARY) and seeding.worker_info() is None:
-            place = callers.place_of(callers.nearest((OWN, TORCH, STDLIB, LIBRARY), frame) or frame)
+            place = callers.users_place(frame)
             processes = sys.modules.get("multiprocessing.process")
             child = processes is not None and processes.parent_process() is not None
             what = "%s(%s)%s" % (name, value, protocol.IN_A_CHILD if child else "")

@@ -22,7 +22,8 @@ def install() -> None:
     pth = os.path.join(site, "reprobox.pth")
 
     def patch(module: Any) -> None:
-        module.EnvBuilder.create = hooks.followed(module.EnvBuilder.create, place)
+        with contextlib.suppress(AttributeError):  # a module of the program's own that is called so
+            module.EnvBuilder.create = hooks.followed(module.EnvBuilder.create, place)
 
     def place(builder: Any, folder: Any) -> None:
         version = "python%d.%d" % sys.version_info[:2]
@@ -31,8 +32,4 @@ def install() -> None:
             # Without the lines that add the run's packages.
             inner.write(lines.readline())
 
-    def guarded(module: Any) -> None:
-        with contextlib.suppress(Exception):  # a module of the program's own that is called so
-            patch(module)
-
-    hooks.after_import("venv", guarded)
+    hooks.after_import("venv", patch)

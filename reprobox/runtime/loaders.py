@@ -15,7 +15,6 @@ import weakref
 from typing import Any, Callable
 
 from . import batch_seeds, callers, hooks, seeding
-from .callers import LIBRARY, OWN, STDLIB, TORCH
 
 # The attribute of a loader's iterator that numbers the loader, for those who see its batches.
 LOADER_NUMBER = "reprobox_loader"
@@ -108,11 +107,9 @@ class Loaders:
 
     def _note(self, loader: Any) -> None:
         """Count a loader with those like it: one made anew each epoch must not fill the manifest."""
-        frame = callers.calling_frame(2)
-        nearest = callers.nearest((OWN, TORCH, STDLIB, LIBRARY), frame)
         function = loader.worker_init_fn
         known = {
-            "where": callers.place_of(nearest or callers.nearest((OWN, TORCH, STDLIB), frame) or frame),
+            "where": callers.users_place(callers.calling_frame(2)),
             "workers": int(loader.num_workers),
             "generator": "default" if loader.generator is None else "own",
             "worker_init_fn": function and getattr(function, "__qualname__", type(function).__qualname__),

@@ -51,21 +51,22 @@ def below(top: int) -> list[int]:
 
 def identity_of(process: int) -> Identity | None:
     """Return what tells the program in a process apart from all others; None where it has ended."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return None
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" else (process, fields[19].decode(), fields[25].decode())
+    fields = _stat(process)
+    return None if not fields or fields[0] in b"ZX" else (process, fields[19].decode(), fields[25].decode())
 
 
 def parent_of(process: int) -> int:
     """Return the ID of a process's parent; 0 where there is none."""
+    fields = _stat(process)
+    return int(fields[1]) if fields else 0
+
+
+def _stat(process: int) -> list[bytes]:
+    """Return what stands in /proc/PID/stat after the program's name, from the state on; nothing where it has ended."""
     try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return 0
-    return int(stat.rpartition(b")")[2].split()[1])
+        return []
 
 
 def inner_number(process: int) -> str:

@@ -6,11 +6,11 @@ the training program writes: what is not of the agreed form is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from reprobox.manifest.effect import free_entries
 from reprobox.runtime import protocol
 from reprobox.validation import printable
 from reprobox.workflow.entropy import read_object
@@ -61,7 +61,7 @@ def _places(record: Path) -> dict[str, str]:
     """Return by base seed where the data loader was made that drew it, as the processes' facts say."""
     found: dict[str, str] = {}
     for path in sorted(record.glob(f"{protocol.FACTS_PREFIX}*{protocol.FACTS_SUFFIX}")):
-        for entry in _entries(read_object(path).get("data_loaders")):
+        for entry in free_entries(read_object(path).get("data_loaders")):
             match entry:
                 case {"where": str(where), "base_seeds": [*seeds]}:
                     found |= {seed: printable(where, 300) for seed in seeds if isinstance(seed, str)}
@@ -75,7 +75,3 @@ def _starts(record: Path) -> Iterator[_Start]:
             case {"base_seed": str(base), "worker": int(worker), "rank": int(rank), "states": dict(states)}:
                 known = {str(name): state for name, state in states.items() if isinstance(state, str)}
                 yield _Start(rank, base, worker, {printable(name, 60): state for name, state in known.items()})
-
-
-def _entries(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, list) else ()

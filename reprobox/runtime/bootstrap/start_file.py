@@ -38,10 +38,8 @@ def _start() -> None:
         from reprobox.runtime import start
 
         start.start(_RECORD)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a broken runtime must not end the user's training; the host notices what is missing
+    except (Exception, SystemExit) as error:
+        # A broken runtime must not end the user's training; the host notices what is missing.
         sys.stderr.write("reprobox: the runtime did not start: %s: %s\n" % (type(error).__name__, error))
 
 
