@@ -141,7 +141,7 @@ def test_another_interpreter_is_named(project: Project) -> None:
     other = subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip()
     # A file of the name that torch's library has: the packages themselves fit one Python alone.
     (project.folder / "libtorch_cpu.so").write_bytes(b"x")
-    code = "import mmap, time; f = open('libtorch_cpu.so'); kept = mmap.mmap(f.fileno(), 1, prot=5); time.sleep(1)"
+    code = "import mmap, time; f = open('libtorch_cpu.so'); kept = mmap.mmap(f.fileno(), 1, prot=5); time.sleep(3)"
     manifest, _ = project.run(f"subprocess.run([{other!r}, '-c', {code!r}], check=True)", "local")
     (uncovered,) = manifest.processes.uncovered
     assert uncovered.reason.startswith("another interpreter: ")

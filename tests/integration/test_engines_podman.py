@@ -118,7 +118,7 @@ STAGES = """
 import subprocess, sys
 # A file of the name that torch's library has.
 open("libtorch_cpu.so", "w").write("x")
-code = "import mmap, time; f = open('libtorch_cpu.so'); kept = mmap.mmap(f.fileno(), 1, prot=1); time.sleep(1)"
+code = "import mmap, time; f = open('libtorch_cpu.so'); kept = mmap.mmap(f.fileno(), 1, prot=5); time.sleep(3)"
 subprocess.run([sys.executable, "-I", "-c", code], env={}, check=True)
 subprocess.run([sys.executable, "-S", "-c", code], check=True)
 """
