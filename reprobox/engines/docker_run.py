@@ -16,6 +16,7 @@ from reprobox.engines import streams
 from reprobox.engines.docker_calls import Calls, DockerLostError, DockerRefusedError, created
 from reprobox.engines.docker_plan import is_podman
 from reprobox.errors import EngineError
+from reprobox.trees import entries_below
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -252,10 +253,9 @@ def lent(folders: Sequence[Path], user: tuple[int, int]) -> Iterator[None]:
 def _give(tree: Path, user: int, group: int) -> None:
     """Change the owner of everything in `tree`. By open folders, so that no link in it can lead the caller out."""
     os.chown(tree, user, group)
-    for _, folders, files, descriptor in os.fwalk(tree, follow_symlinks=False):
-        for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(name, user, group, dir_fd=descriptor, follow_symlinks=False)
+    for descriptor, entry in entries_below(tree):
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(entry.name, user, group, dir_fd=descriptor, follow_symlinks=False)
 
 
 @contextlib.contextmanager
