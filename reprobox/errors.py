@@ -110,6 +110,15 @@ class StorageError(ReproboxError):
     exit_code = EXIT_ENGINE
 
 
+class UnrecordedError(ReproboxError):
+    """A training has ended, but its manifest could not be written; its folder keeps all that was recorded."""
+
+    def __init__(self, message: str, *, exit_code: int, details: tuple[str, ...] = (), hint: str | None = None) -> None:
+        """Say also with what code to exit: why the manifest could not be written decides."""
+        super().__init__(message, details=details, hint=hint)
+        self.exit_code = exit_code
+
+
 class IncomparableError(ReproboxError):
     """Code, data or lock are not those of the manifest, so a verdict on losses would mean nothing."""
 

@@ -164,11 +164,16 @@ def _error_object(
     click.echo(json.dumps(data, ensure_ascii=False))
 
 
-def report_bug(error: Exception, *, as_json: bool) -> None:
-    """Show a bug of reprobox's own with its traceback: here it helps."""
+def report_traceback(error: BaseException) -> None:
+    """Show where an error came from: of a bug of reprobox's own, which it helps to find."""
     import traceback
 
     traceback.print_exception(error)
+
+
+def report_bug(error: Exception, *, as_json: bool) -> None:
+    """Show a bug of reprobox's own with its traceback."""
+    report_traceback(error)
     click.echo("error: this is a bug in reprobox; please report it with the traceback above", err=True)
     if as_json:
         click.echo(json.dumps({"error": f"bug: {type(error).__name__}: {error}", "exit_code": 70}))

@@ -70,7 +70,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with the code that says how it went."""
-    from reprobox.cli.console import report_bug, report_error, report_usage
+    from reprobox.cli.console import report_bug, report_error, report_traceback, report_usage
 
     # Behind `--` stands the user's own command, whose flags are none of ours.
     ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
@@ -84,6 +84,8 @@ def main() -> None:
         report_usage(error.format_message(), as_json=as_json)
         sys.exit(EXIT_USAGE)
     except ReproboxError as error:
+        if error.exit_code == EXIT_BUG:
+            report_traceback(error)
         report_error(error, as_json=as_json)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

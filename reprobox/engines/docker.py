@@ -36,6 +36,7 @@ from reprobox.engines.owner import is_gone, this_process
 from reprobox.engines.start_file import write_start_files
 from reprobox.engines.targets import mount_points
 from reprobox.errors import EngineError, EngineUnavailableError, ImageError, system_cause
+from reprobox.validation import printable
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
@@ -193,7 +194,7 @@ class DockerEngine(DockerImages):
         facts = self._connection.facts()
         return EngineInfo(
             kind=self.name,
-            version=("podman " if is_podman(facts) else "") + str(facts["ServerVersion"]),
+            version=("podman " if is_podman(facts) else "") + printable(str(facts["ServerVersion"])),
             gpu_access=gpu_access(facts, find_driver()),
         )
 

@@ -43,6 +43,7 @@ from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
 from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
+from reprobox.workflow.recordable import check_recordable, kept_if_unrecorded
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
 from reprobox.workflow.unpack import load_manifest, unpack
 
@@ -81,7 +82,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
 
     Raises ManifestError or BundleError when the manifest or the bundle that holds it cannot be trusted, ConsentError
     when there is no container for it and nobody said that it may do without, IncomparableError when its data or code
-    are not to be had as recorded, and LockError, ImageError or EngineError when its environment cannot be made.
+    are not to be had as recorded, LockError, ImageError or EngineError when its environment cannot be made, and
+    UnrecordedError when the replay has trained but its manifest cannot be written.
     """
     manifest = load_manifest(request.manifest)
     if manifest.run.seed_scheme != SCHEME:
@@ -122,6 +124,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     try:
         with not_yet_started(paths):
             place_code(paths, inputs)
+            check_recordable(paths, inputs)
             recorded = tuple(decode_stream(stream) for stream in manifest.streams)
         job = Job(
             spec=manifest.spec,
@@ -133,7 +136,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
             total=manifest.result.steps,
         )
         result = execute(job, observer, _watcher(recorded, request))
-        here = record_run(paths, inputs, result)
+        with kept_if_unrecorded(paths):
+            here = record_run(paths, inputs, result)
         found += _software_differences(manifest, here)
         verdict = judge(manifest, here, recorded=recorded, replayed=result.trajectories, tolerance=request.tolerance)
         receipt = _receipt(digest, manifest, here, verdict, found, request.tolerance)

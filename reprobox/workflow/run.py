@@ -27,6 +27,7 @@ from reprobox.workflow.environment import prepare
 from reprobox.workflow.execute import Job, Result, execute
 from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import INLINE_LIMIT, Inputs, record_run
+from reprobox.workflow.recordable import check_recordable, kept_if_unrecorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def run(
     `relock` resolves the requirements anew instead of taking the lock that was made of them before; `from_env` takes
     the packages of the active environment instead.
     Raises ReproboxError for what is wrong before the program starts; what happens later is in the report, and the
-    run's folder keeps all that was recorded.
+    run's folder keeps all that was recorded. Raises UnrecordedError when the manifest of it cannot be written.
     """
     opened, reason = open_swept_engine(engine, observer)
     spec = settle(spec)
@@ -88,8 +89,10 @@ def run(
         with not_yet_started(paths):
             place_code(paths, inputs)
             keep_wheels(environment.lock, paths.wheels, cache)
+            check_recordable(paths, inputs)
         result = execute(job, observer)
-        manifest = record_run(paths, inputs, result)
+        with kept_if_unrecorded(paths):
+            manifest = record_run(paths, inputs, result)
     except OSError as error:
         raise storage_error(error, paths.root) from error
     return RunReport(paths=paths, manifest=manifest, result=result)
