@@ -53,7 +53,8 @@ class ReplayRequest:
     """What to replay and how. `manifest` may be a bundle, which brings all else; `engine` is the one that the person
     named (None: docker); `code` replaces the manifest's code, `data` is the folder in which data paths are looked up
     (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
-    `image` gives the image as a whole where it came with the manifest.
+    `image` gives the image as a whole where it came with the manifest; with `keep_running` the program goes on though
+    reprobox be killed.
     """
 
     manifest: Path
@@ -64,6 +65,7 @@ class ReplayRequest:
     tolerance: Tolerance | None = None
     fail_fast: bool = False
     image: ImageSource | None = None
+    keep_running: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +154,9 @@ def _engine(request: ReplayRequest, manifest: Manifest, observer: Observer) -> E
     whose program must not get out of a container because his manifest says so.
     """
     try:
-        return open_swept_engine(request.engine or "docker", observer)[0]
+        return open_swept_engine(request.engine or "docker", observer, keep_running=request.keep_running)[0]
     except EngineUnavailableError as error:
-        if request.engine is not None:
+        if request.engine is not None or request.keep_running:
             raise
         user = "root" if os.geteuid() == 0 else "you"
         raise ConsentError(
