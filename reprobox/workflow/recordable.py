@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reprobox.cache import ensure_room
 from reprobox.documents import shown
 from reprobox.errors import (
     EXIT_BUG,
@@ -29,13 +30,17 @@ from reprobox.workflow.record import Inputs, record_run
 # What makes a manifest of what a run's folder keeps.
 RECOVER = "reprobox recover"
 
+# Bytes that a run writes before its program does: the runtime, and what it is told.
+_ROOM = 1_000_000
+
 
 def check_recordable(paths: RunPaths, inputs: Inputs) -> None:
     """Record a run that has not been, from all that is known before the program starts, and throw the record away.
 
     Written exactly as after a training, so whatever a manifest's rules would refuse then is refused now. Raises
-    SpecError for it, OSError when the run's folder cannot be written.
+    SpecError for it, StorageError or OSError when there is no room in the run's folder or it cannot be written.
     """
+    ensure_room(paths.root, _ROOM, hint="free some space and run again")
     not_been = Result(status="completed", exit_code=0, started=datetime.now(UTC))
     with tempfile.TemporaryDirectory(dir=paths.root, prefix=".trial-") as folder:
         trial = RunPaths(root=Path(folder) / paths.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,17 @@ def test_a_replay_is_refused_before_it_trains_too(project: Path, monkeypatch: py
 def test_the_trial_leaves_nothing_in_the_run_s_folder(project: Path) -> None:
     found = sorted(path.name for path in started(project).paths.root.iterdir())
     assert found == ["code.tar.xz", "log.txt", "losses.tsv", "manifest.yaml", "record", "requirements.lock", "work"]
+
+
+def test_a_run_s_folder_without_room_is_refused_before_it_trains(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.disk_usage
+    monkeypatch.setattr("reprobox.cache.shutil.disk_usage", lambda place: real(place)._replace(free=40_000))
+    monkeypatch.setattr(running, "execute", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(StorageError, match=r"not enough room in .*digits-0001: 1.0 MB are needed, 40.0 KB are free"):
+        started(project)
+    assert list((project / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize(
