@@ -225,12 +225,12 @@ def _hash_chosen(top: int, paths: Sequence[str], left_out: _LeftOut) -> tuple[Ou
             identity = (status.st_dev, status.st_ino)
             known = linked.get(identity)
             if known is None:
-                if room is not None and status.st_size > room:
-                    left_out.add(_BEYOND_DISK, path)
-                    continue
                 unwritten = _unwritten(top, path, status, holes)
                 if unwritten > holes:
                     left_out.add(_SPARSE, path)
+                    continue
+                if room is not None and status.st_size > room:
+                    left_out.add(_BEYOND_DISK, path)
                     continue
                 digest, stamp = hash_stable(path, _shown(path), follow=False, advance=lambda _: None, folder=top)
                 known = OutputRecord(path=path, bytes=stamp.size, digest=f"sha256:{digest}")
