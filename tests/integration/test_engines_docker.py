@@ -140,13 +140,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def every_command_line() -> str:
-    """Return the command lines of all processes of this machine."""
+def watchdogs(container: str) -> list[str]:
+    """Return the command lines of the processes that are there to end a container."""
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has ended
             found.append(place.read_bytes().decode(errors="replace"))
-    return "\n".join(found)
+    return [line for line in found if container in line and "end_orphan" in line]
 
 
 def podman(engine: DockerEngine) -> bool:
@@ -331,12 +331,13 @@ class TestNothingStaysBehind:
         ending = "trap 'echo asked > /reprobox/record/end; exit' TERM; echo up; echo on > /reprobox/record/loss; "
         with another_reprobox(plan, ending + "while :; do sleep 0.1; done", orphan_seconds=0.5) as process:
             (container,) = containers(api, plan.run_id)
+            assert len(watchdogs(container)) == 1
             process.kill()
             process.wait()
         until(lambda: containers(api, plan.run_id) == [])
         assert (plan.record / "loss").read_text() == "on\n"
         assert (plan.record / "end").read_text() == "asked\n"
-        until(lambda: container not in every_command_line())
+        until(lambda: watchdogs(container) == [])
 
 
 class TestKeptRunning:
@@ -348,7 +349,7 @@ class TestKeptRunning:
         )
         with another_reprobox(plan, going_on, orphan_seconds=None) as process:
             (container,) = containers(api, plan.run_id)
-            assert container not in every_command_line(), "nobody is there to end it"
+            assert watchdogs(container) == []
             process.kill()
             process.wait()
         assert not [name for name in engine.sweep() if plan.run_id in name]
