@@ -2,8 +2,8 @@
 
 Exit codes (kept apart so that a negative answer never looks like a failure):
 0 reproduced or done, 1 diverged, 2 usage, spec or manifest invalid, 3 engine, lock, image or registry failed,
-4 the training program failed, 5 incomparable, 70 bug in reprobox, 130 interrupted,
-141 nobody reads the output any more.
+4 the training program failed, 5 incomparable, 70 bug in reprobox, 130 interrupted.
+A reader of standard output that goes away does not change the code.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ EXIT_TRAINING = 4
 EXIT_INCOMPARABLE = 5
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
-# As a shell reports a program that SIGPIPE ended.
-EXIT_NO_READER = 141
 
 
 class ReproboxError(Exception):
@@ -108,6 +106,15 @@ class StorageError(ReproboxError):
     """The run folder or the cache cannot be written, for instance because the disk is full."""
 
     exit_code = EXIT_ENGINE
+
+
+class UnrecordedError(ReproboxError):
+    """A training has ended, but its manifest could not be written; its folder keeps all that was recorded."""
+
+    def __init__(self, message: str, *, exit_code: int, details: tuple[str, ...] = (), hint: str | None = None) -> None:
+        """Say also with what code to exit: why the manifest could not be written decides."""
+        super().__init__(message, details=details, hint=hint)
+        self.exit_code = exit_code
 
 
 class IncomparableError(ReproboxError):

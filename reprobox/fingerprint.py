@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from reprobox.validation import printable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
@@ -57,8 +59,11 @@ class Difference(NamedTuple):
 
 
 # Vector extensions for which torch, oneDNN, MKL or OpenBLAS choose other code paths. Each ends in its own bits.
-_ISA_X86 = re.compile(r"sse4_2|avx|avx2|f16c|fma|avx_vnni\w*|avx_ifma|avx_ne_convert|avx512\w*|avx10\w*|amx_\w+")
-_ISA_ARM = re.compile(r"asimd|asimddp|asimdfhm|asimdhp|bf16|i8mm|neon|sme\w*|sve\w*")
+_ISA_X86 = re.compile(
+    r"sse4_2|avx|avx2|f16c|fma|avx_vnni\w{0,40}|avx_ifma|avx_ne_convert|avx512\w{0,40}|avx10\w{0,40}|amx_\w{1,40}",
+    re.ASCII,
+)
+_ISA_ARM = re.compile(r"asimd|asimddp|asimdfhm|asimdhp|bf16|i8mm|neon|sme\w{0,40}|sve\w{0,40}", re.ASCII)
 # ARM's cores by implementer and part (MIDR_EL1), because Linux gives them no name. Source: the reference manuals of
 # the cores, as listed in util-linux's lscpu.
 _ARM_CORES = {
@@ -72,15 +77,21 @@ _ARM_CORES = {
 }
 _GPU_QUERY = ("name", "compute_cap", "memory.total", "uuid", "mig.mode.current", "driver_version")
 _GPU_TIMEOUT = 20.0
+_CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_LONGEST = 200
 
 
 def observe() -> Machine:
-    """Look at this machine. What cannot be found out is `unknown`, 0 or absent; nothing is raised."""
+    """Look at this machine. What cannot be found out is `unknown`, 0 or absent; nothing is raised.
+
+    Whatever a machine calls itself and its parts, no run is refused for it: names are made fit for one line.
+    """
     gpus, driver = _observe_gpus()
     return Machine(
-        os=parse_os_release(_text("/etc/os-release")) or platform.system(),
-        kernel=platform.release(),
-        architecture=platform.machine(),
+        os=_plain(parse_os_release(_text("/etc/os-release")) or platform.system()),
+        kernel=_plain(platform.release()),
+        architecture=_plain(platform.machine()),
         cpu=parse_cpuinfo(_text("/proc/cpuinfo"), cores=os.cpu_count() or 1),
         memory_mib=parse_meminfo(_text("/proc/meminfo")),
         gpus=gpus,
@@ -137,7 +148,7 @@ def parse_cpuinfo(text: str, *, cores: int) -> Cpu:
 
 def parse_meminfo(text: str) -> int:
     """Return main memory in MiB from `/proc/meminfo`, 0 where it does not say."""
-    match = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
+    match = re.search(r"^MemTotal:\s+([0-9]{1,15}) kB$", text, re.MULTILINE)
     return int(match[1]) // 1024 if match else 0
 
 
@@ -155,14 +166,14 @@ def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
         name, capability, memory, uuid, mig, version = fields
         gpus.append(
             Gpu(
-                name=name,
-                compute_capability=capability or "0.0",
-                memory_mib=int(memory) if memory.isdigit() else 0,
-                uuid_hash="sha256:" + hashlib.sha256(uuid.encode()).hexdigest(),
+                name=_plain(name),
+                compute_capability=capability if _CAPABILITY.fullmatch(capability) else "0.0",
+                memory_mib=int(memory) if _NUMBER.fullmatch(memory) else 0,
+                uuid_hash="sha256:" + hashlib.sha256(uuid.encode(errors="surrogateescape")).hexdigest(),
                 mig=mig == "Enabled",
             )
         )
-        driver = driver or version or None
+        driver = driver or (_plain(version) if version else None)
     return tuple(gpus), driver
 
 
@@ -189,11 +200,16 @@ def _text(path: str) -> str:
 def _cpu_model(fields: dict[str, str]) -> str:
     model = fields.get("model name") or fields.get("Model") or ""
     if model:
-        return " ".join(model.split())
+        return _plain(model)
     implementer, part = fields.get("CPU implementer", ""), fields.get("CPU part", "")
     if implementer:
-        return _ARM_CORES.get((implementer, part), f"ARM implementer {implementer} part {part}")
+        return _ARM_CORES.get((implementer, part), _plain(f"ARM implementer {implementer} part {part}"))
     return "unknown"
+
+
+def _plain(text: str) -> str:
+    """Return a name as it can be written down: on one line, printable, not too long and never empty."""
+    return printable(" ".join(text.split()), _LONGEST) or "unknown"
 
 
 def _known(field: str) -> str:

@@ -173,7 +173,11 @@ RULES: Rules = {
             pattern=NAME_PATTERN,
             suggest=slug,
         ),
-        "command": Rule(expected="a program and its arguments", pattern=r"[^\u0000]*"),
+        "command": Rule(
+            # Those that no manifest bears: all but tab and line breaks, which a `python -c` may need.
+            expected="a program and its arguments, without control characters",
+            pattern=r"[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*",
+        ),
         "seed": Rule(expected=f"a whole number from 0 to {MAX_SEED}", minimum=0, maximum=MAX_SEED),
         "loader_seeding": Rule(expected="worker or batch", choices=(SEED_WORKERS, SEED_BATCHES)),
         "pythonpath": Rule(

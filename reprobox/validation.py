@@ -168,7 +168,9 @@ def build(model: type[T], data: Mapping[str, Any], rules: Rules) -> tuple[T | No
 
     try:
         # Through JSON, because pydantic's strict mode takes lists for tuples and mappings for dataclasses only there.
-        built = _adapter(kind).validate_json(json.dumps(data), strict=True)
+        # What is not UTF-8 is among the problems already, and would be its only one.
+        content = json.dumps(data, ensure_ascii=False).encode(errors="replace")
+        built = _adapter(kind).validate_json(content, strict=True)
     except pydantic_core.ValidationError as error:
         problems += (_problem_of(dict(each)) for each in error.errors(include_url=False, include_context=False))
     return (None if problems else built), problems
@@ -273,6 +275,8 @@ def _walk(model: type, data: Any, rules: Rules, path: Where) -> Iterator[Problem
 def _visit(inner: type | None, rule: Rule | None, value: Any, rules: Rules, path: Where) -> Iterator[Problem]:
     if inner is not None:
         yield from _walk(inner, value, rules, path)
+    elif isinstance(value, str) and not _is_text(value):
+        yield Problem(path=path, text=f"expected text in UTF-8, found {describe(value)}")
     elif rule is not None and isinstance(value, (str, int)) and not isinstance(value, bool) and not rule.allows(value):
         yield Problem(
             path=path,

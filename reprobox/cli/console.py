@@ -1,4 +1,7 @@
-"""All that reprobox writes to the terminal. With `--json` standard output carries one object and nothing else."""
+"""All that reprobox writes to the terminal. With `--json` standard output carries one object and nothing else.
+
+Either may go away meanwhile: see `screen`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from typing import Any, TextIO
 
 import click
 
-from reprobox.errors import EXIT_USAGE, ReproboxError
+from reprobox.cli.screen import output_lost
+from reprobox.errors import EXIT_USAGE, ReproboxError, StorageError
 from reprobox.progress import Observer
 
 LABEL_WIDTH = 9
@@ -44,10 +48,15 @@ class Console(Observer):
         click.echo(text, file=self._out)
 
     def document(self, text: str) -> None:
-        """Write a document to standard output, exactly; with JSON it is part of the object instead."""
+        """Write a document to standard output, exactly; with JSON it is part of the object instead.
+
+        Raises StorageError where it does not arrive though somebody wants it: what is asked for is the document alone.
+        """
         self._clear()
         if not self.as_json:
             click.echo(text, nl=False)
+            if (lost := output_lost()) is not None:
+                raise StorageError(f"standard output cannot be written: {lost.strerror}")
 
     def field(self, label: str, text: str) -> None:
         """Write a labelled line, labels aligned."""
@@ -164,11 +173,16 @@ def _error_object(
     click.echo(json.dumps(data, ensure_ascii=False))
 
 
-def report_bug(error: Exception, *, as_json: bool) -> None:
-    """Show a bug of reprobox's own with its traceback: here it helps."""
+def report_traceback(error: BaseException) -> None:
+    """Show where an error came from: of a bug of reprobox's own, which it helps to find."""
     import traceback
 
     traceback.print_exception(error)
+
+
+def report_bug(error: Exception, *, as_json: bool) -> None:
+    """Show a bug of reprobox's own with its traceback."""
+    report_traceback(error)
     click.echo("error: this is a bug in reprobox; please report it with the traceback above", err=True)
     if as_json:
         click.echo(json.dumps({"error": f"bug: {type(error).__name__}: {error}", "exit_code": 70}))

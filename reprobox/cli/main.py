@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any
 
 import click
 
 import reprobox
-from reprobox.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_USAGE, ReproboxError
+from reprobox.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, ReproboxError
 
 # Each command lives in its own file, imported when it is asked for, so that `--help` starts without any of them.
 COMMANDS = {
@@ -46,11 +45,9 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            # Nobody reads the output any more. click would exit with 1, which here is a verdict; Python would try to
-            # write the rest when it ends, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(EXIT_NO_READER) from None
+        except BrokenPipeError as error:
+            # Not of the screen, which is never broken (see `screen`). click would exit with 1, which here is a verdict.
+            raise RuntimeError("a connection broke, and nothing that uses it said so") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -70,8 +67,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with the code that says how it went."""
-    from reprobox.cli.console import report_bug, report_error, report_usage
+    from reprobox.cli.console import report_bug, report_error, report_traceback, report_usage
+    from reprobox.cli.screen import guard_screens
 
+    guard_screens()
     # Behind `--` stands the user's own command, whose flags are none of ours.
     ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     as_json = "--json" in ours
@@ -84,6 +83,8 @@ def main() -> None:
         report_usage(error.format_message(), as_json=as_json)
         sys.exit(EXIT_USAGE)
     except ReproboxError as error:
+        if error.exit_code == EXIT_BUG:
+            report_traceback(error)
         report_error(error, as_json=as_json)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -17,6 +17,11 @@ engine_names = click.Choice(["docker", "local"])
 engine_option = click.option(
     "--engine", type=engine_names, help="Where to train. Default: docker, or local where no Docker engine answers."
 )
+keep_running_option = click.option(
+    "--keep-running",
+    is_flag=True,
+    help="Let the program go on to its end if reprobox is killed. Default: it is ended a minute later.",
+)
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Speak to the registry without encryption. Localhost needs no such leave."
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from reprobox.cli.options import engine_names, insecure_option, json_option
+from reprobox.cli.options import engine_names, insecure_option, json_option, keep_running_option
 from reprobox.cli.tolerance import tolerance_from, tolerance_options
 
 
@@ -30,6 +30,7 @@ from reprobox.cli.tolerance import tolerance_from, tolerance_options
     type=engine_names,
     help="Where to train. Default: docker. `local` runs the manifest's program on this machine, unconfined.",
 )
+@keep_running_option
 @insecure_option
 @json_option
 def command(
@@ -40,6 +41,7 @@ def command(
     relative: float,
     absolute: float,
     engine: str | None,
+    keep_running: bool,
     insecure: bool,
     as_json: bool,
 ) -> int:
@@ -76,6 +78,7 @@ def command(
             tolerance=tolerance_from(relative, absolute),
             fail_fast=fail_fast,
             image=fetched.image if fetched else None,
+            keep_running=keep_running,
         )
         try:
             report = replay(request, cache=cache, observer=console)

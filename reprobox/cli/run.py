@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from reprobox.cli.options import engine_option, json_option, overrides, project_option, spec_options
+from reprobox.cli.options import (
+    engine_option,
+    json_option,
+    keep_running_option,
+    overrides,
+    project_option,
+    spec_options,
+)
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
@@ -16,6 +23,7 @@ from reprobox.cli.options import engine_option, json_option, overrides, project_
 @project_option
 @click.option("--relock", is_flag=True, help="Resolve the requirements anew, whatever lock there is.")
 @click.option("--from-env", is_flag=True, help="Take the packages of the active environment, exactly as installed.")
+@keep_running_option
 @json_option
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(
@@ -25,6 +33,7 @@ def command(
     as_json: bool,
     relock: bool,
     from_env: bool,
+    keep_running: bool,
     command_line: tuple[str, ...],
     **flags: Any,
 ) -> int:
@@ -49,7 +58,14 @@ def command(
     spec = load_spec(project, file=spec_file, overrides=asked)
     with terminate_like_interrupt():
         report = run(
-            spec, project, engine=engine, cache=cache_root(), observer=console, relock=relock, from_env=from_env
+            spec,
+            project,
+            engine=engine,
+            cache=cache_root(),
+            observer=console,
+            relock=relock,
+            from_env=from_env,
+            keep_running=keep_running,
         )
     summarise_run(report, console)
     console.result(run_result(report))

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGHUP end reprobox as Ctrl-C does: the container goes away and what was recorded is kept."""
+"""SIGTERM and SIGHUP end reprobox as Ctrl-C does: the container goes away and what was recorded is kept.
+
+Unless whoever started it has it ignore them: `nohup` lets a training outlive its terminal so.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ def terminate_like_interrupt() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

@@ -6,15 +6,19 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import reprobox
 from reprobox.engines.docker_calls import DockerLostError, DockerRefusedError, remove
 from reprobox.engines.docker_doctor import Check, examine, unavailable
 from reprobox.engines.docker_images import DockerImages
 from reprobox.engines.docker_plan import (
+    KEEP_LABEL,
     OWNER_LABEL,
     RECORD_FOLDER,
     SITE_FOLDER,
@@ -35,9 +39,23 @@ from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import is_gone, this_process
 from reprobox.engines.start_file import write_start_files
 from reprobox.engines.targets import mount_points
+from reprobox.engines.watchdog import watched
 from reprobox.errors import EngineError, EngineUnavailableError, ImageError, system_cause
+from reprobox.validation import printable
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
+
+# How long a program goes on whose reprobox has died: short beside a training, and time enough to see what happened.
+ORPHAN_SECONDS = 60.0
+# How long it may then take to end by itself, as it is asked to first.
+_STOP_SECONDS = 10
+# Python's words for `end_orphan`, in a process that knows nothing but where reprobox lies.
+_END_ORPHAN = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from reprobox.engines.docker import end_orphan; "
+    "end_orphan(*sys.argv[1:])"
+)
+
+_RUNNING = ("running", "paused", "restarting")
 
 # Whether an engine answers at all is known soon; loading an image of many gigabytes takes its time.
 _GREETING_SECONDS = 10
@@ -47,9 +65,12 @@ _ANSWER_SECONDS = 1800
 class Connection:
     """A connection to a daemon (see `docker_calls.Calls`); `address` is where it answers."""
 
-    def __init__(self) -> None:
-        """Connect. Raises EngineUnavailableError, with what to do, when no daemon answers."""
-        self.api, self.address = _connect()
+    def __init__(self, address: str | None = None) -> None:
+        """Connect, to the daemon at `address` alone if one is given.
+
+        Raises EngineUnavailableError, with what to do, when no daemon answers.
+        """
+        self.api, self.address = _connect(address)
         self._facts: Mapping[str, Any] | None = None
         # The SDK leaves its sockets to the garbage collector, which complains about them.
         weakref.finalize(self, self.api.close)
@@ -119,8 +140,8 @@ def _endpoints() -> list[dict[str, Any]]:
     return found
 
 
-def _connect() -> tuple[Any, str]:
-    """Return a client whose daemon has answered, and its address."""
+def _connect(wanted: str | None = None) -> tuple[Any, str]:
+    """Return a client whose daemon has answered, and its address, which may be the `wanted` one alone."""
     # Takes about 0.1 s to import, and only this engine needs it.
     import docker
 
@@ -131,6 +152,8 @@ def _connect() -> tuple[Any, str]:
         raise _nobody([(os.environ.get("DOCKER_HOST", ""), error)]) from error
     for endpoint in endpoints:
         address = os.environ.get("DOCKER_HOST") or endpoint["base_url"]
+        if wanted not in (None, address):
+            continue
         try:
             _knock(address)
             client = docker.APIClient(**endpoint, version="auto", timeout=_GREETING_SECONDS)
@@ -140,6 +163,8 @@ def _connect() -> tuple[Any, str]:
             continue
         client.timeout = _ANSWER_SECONDS
         return client, address
+    if not failures:
+        failures = [(str(wanted), OSError("nothing here names it any more"))]
     raise _nobody(failures) from failures[0][1]
 
 
@@ -183,8 +208,12 @@ class DockerEngine(DockerImages):
 
     name = "docker"
 
-    def __init__(self) -> None:
-        """Connect to the daemon. Raises EngineUnavailableError, with what to do, when none answers."""
+    def __init__(self, *, orphan_seconds: float | None = ORPHAN_SECONDS) -> None:
+        """Connect to the daemon. Raises EngineUnavailableError, with what to do, when none answers.
+
+        A program whose reprobox has died is ended after `orphan_seconds`; None lets it go on to its end.
+        """
+        self._orphan_seconds = orphan_seconds
         self._connection = Connection()
         super().__init__(self._connection)
 
@@ -193,7 +222,7 @@ class DockerEngine(DockerImages):
         facts = self._connection.facts()
         return EngineInfo(
             kind=self.name,
-            version=("podman " if is_podman(facts) else "") + str(facts["ServerVersion"]),
+            version=("podman " if is_podman(facts) else "") + printable(str(facts["ServerVersion"])),
             gpu_access=gpu_access(facts, find_driver()),
         )
 
@@ -218,6 +247,8 @@ class DockerEngine(DockerImages):
         if gpus.access != "none":
             self._check_gpus(plan, gpus)
         config = plan_to_container(plan, info=facts, image_env=image_env, owner=this_process(), user=user, gpus=gpus)
+        if self._orphan_seconds is None:
+            config["Labels"] |= {KEEP_LABEL: ""}
         write_start_files(plan.site, site=SITE_FOLDER, record=RECORD_FOLDER)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mount_points(plan.work, plan.data))
@@ -230,8 +261,17 @@ class DockerEngine(DockerImages):
                     memory=plan.memory,
                     path=f"/opt/env/bin:{image_path(image_env)}",
                     shared=(plan.record, RECORD_FOLDER),
+                    watched=self._watched,
                 )
             )
+
+    def _watched(self, container: str) -> AbstractContextManager[None]:
+        """See to it that a container does not outlive this process by long, though nothing be left to run here."""
+        if self._orphan_seconds is None:
+            return contextlib.nullcontext()
+        place = str(Path(reprobox.__file__).parents[1])
+        command = [sys.executable, "-P", "-c", _END_ORPHAN, place, self._connection.address, container]
+        return watched(command, seconds=self._orphan_seconds)
 
     def _check_gpus(self, plan: Plan, gpus: GpuChoice) -> None:
         """Ask CUDA's driver, in a container that gets the same GPUs, whether it works. Raises EngineError if not.
@@ -253,18 +293,32 @@ class DockerEngine(DockerImages):
     def sweep(self) -> list[str]:
         """Remove the containers of reprobox processes that are gone; return their names.
 
-        Where it cannot be told whether a process lives (see `owner.is_gone`), its container stays until it has ended.
+        Where it cannot be told whether a process lives (see `owner.is_gone`), or where the program may outlive it, the
+        container stays until it has ended.
         """
         with self._connection.asking("looking for leftovers"):
             found = self._connection.api.containers(all=True, filters={"label": [OWNER_LABEL]})
         removed = []
         for container in found:
             gone = is_gone(container["Labels"][OWNER_LABEL])
-            if gone or (gone is None and container["State"] in ("exited", "dead")):
+            kept = KEEP_LABEL in container["Labels"] and container["State"] in _RUNNING
+            if (gone and not kept) or (gone is None and container["State"] in ("exited", "dead")):
                 name = container["Names"][0].lstrip("/") if container["Names"] else container["Id"][:12]
                 if remove(self._connection, name):
                     removed.append(name)
         return removed
+
+
+def end_orphan(address: str, container: str) -> None:
+    """Stop and remove the container of a reprobox that has died, in the engine at `address`; what it wrote stays.
+
+    There may be nothing left to do, and nobody is there to be told.
+    """
+    with contextlib.suppress(EngineError):
+        connection = Connection(address)
+        with contextlib.suppress(DockerRefusedError), connection.asking("stopping a container"):
+            connection.api.stop(container, timeout=_STOP_SECONDS)
+        remove(connection, container)
 
 
 def diagnose() -> list[Check]:

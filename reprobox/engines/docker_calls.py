@@ -71,15 +71,15 @@ def remove(calls: Calls, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def created(calls: Calls, name: str, config: Mapping[str, Any]) -> Iterator[None]:
+def created(calls: Calls, name: str, config: Mapping[str, Any]) -> Iterator[str]:
     """Create a container of that name from a create request's body; it is removed at the end, whatever happens.
 
-    Raises EngineError. The removal goes by the name, which is known before the daemon answers, so an interrupt while
-    it creates leaves nothing either.
+    Yields its ID. Raises EngineError. The removal goes by the name, which is known before the daemon answers, so an
+    interrupt while it creates leaves nothing either.
     """
     try:
         with calls.asking("creating a container"):
-            calls.api.create_container_from_config(dict(config), name=name)
-        yield
+            answer = calls.api.create_container_from_config(dict(config), name=name)
+        yield str(answer["Id"])
     finally:
         remove(calls, name)

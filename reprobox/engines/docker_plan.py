@@ -35,6 +35,8 @@ _NO_NETWORK = {"NetworkMode": "none", "ExtraHosts": [f"{_HOST_NAME}:127.0.0.1"]}
 
 RUN_LABEL = "org.reprobox.run"
 OWNER_LABEL = "org.reprobox.owner"
+# Of a container that may outlive its owner.
+KEEP_LABEL = "org.reprobox.keep-running"
 
 # Who the program is when the caller is root: the first ordinary user of common distributions, so without any right.
 UNPRIVILEGED = (1000, 1000)

@@ -9,13 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from reprobox.engines import streams
 from reprobox.engines.docker_calls import Calls, DockerLostError, DockerRefusedError, created
 from reprobox.engines.docker_plan import is_podman
 from reprobox.errors import EngineError
+from reprobox.trees import entries_below
+
+Watched: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -252,10 +256,9 @@ def lent(folders: Sequence[Path], user: tuple[int, int]) -> Iterator[None]:
 def _give(tree: Path, user: int, group: int) -> None:
     """Change the owner of everything in `tree`. By open folders, so that no link in it can lead the caller out."""
     os.chown(tree, user, group)
-    for _, folders, files, descriptor in os.fwalk(tree, follow_symlinks=False):
-        for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(name, user, group, dir_fd=descriptor, follow_symlinks=False)
+    for descriptor, entry in entries_below(tree):
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(entry.name, user, group, dir_fd=descriptor, follow_symlinks=False)
 
 
 @contextlib.contextmanager
@@ -267,21 +270,23 @@ def running(
     memory: int | None,
     path: str,
     shared: tuple[Path, str] | None = None,
+    watched: Watched = lambda _: contextlib.nullcontext(),
 ) -> Iterator[ContainerExecution]:
     """Create and start a container; on leaving it is gone, whichever way it is left. Raises EngineError.
 
-    For `memory`, `path` and `shared` see `ContainerExecution`.
+    For `memory`, `path` and `shared` see `ContainerExecution`; `watched` is given the container's ID and entered for as
+    long as it is there.
     """
     with contextlib.ExitStack() as stack:
         try:
             try:
-                execution = stack.enter_context(_running_once(calls, name, config, memory, path, shared))
+                execution = stack.enter_context(_running_once(calls, name, config, memory, path, shared, watched))
             except DockerRefusedError as error:
                 if not _lacks_init(error.words, calls.facts()):
                     raise
                 # Distributions' packages leave it out at times; the kernel ends all of a container without it, too.
                 plain = {**config, "HostConfig": {**config["HostConfig"], "Init": False}}
-                execution = stack.enter_context(_running_once(calls, name, plain, memory, path, shared))
+                execution = stack.enter_context(_running_once(calls, name, plain, memory, path, shared, watched))
         except DockerRefusedError as error:
             raise _explained(error) from error
         yield execution
@@ -301,12 +306,16 @@ def _running_once(
     memory: int | None,
     path: str,
     shared: tuple[Path, str] | None,
+    watched: Watched,
 ) -> Iterator[ContainerExecution]:
     program = config["Entrypoint"][0]
     execution = ContainerExecution(calls, name, program=program, memory=memory, path=path, shared=shared)
     try:
-        with created(calls, name, config), execution.started():
-            yield execution
+        # Watched until it is gone, not only until it is to go.
+        with contextlib.ExitStack() as last, created(calls, name, config) as identity:
+            last.enter_context(watched(identity))
+            with execution.started():
+                yield execution
     finally:
         execution.join()
 

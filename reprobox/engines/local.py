@@ -28,6 +28,7 @@ from reprobox.engines.local_prefix import make_prefix
 from reprobox.engines.owner import is_gone, start_time, this_process
 from reprobox.engines.targets import links, remove_link
 from reprobox.errors import EngineError
+from reprobox.trees import remove_tree
 
 __all__ = ["LocalEngine", "LocalExecution", "prepare", "program_environment", "python_and_platform", "visible_gpus"]
 
@@ -264,7 +265,7 @@ class LocalEngine:
             for place in places:
                 remove_link(place)
             if home.name.startswith(_HOME_PREFIX):
-                shutil.rmtree(home, ignore_errors=True)
+                remove_tree(home)
             file.unlink(missing_ok=True)
             removed.append(run)
         return removed
@@ -276,4 +277,4 @@ def _temporary_home() -> Iterator[str]:
     try:
         yield name
     finally:
-        shutil.rmtree(name, ignore_errors=True)
+        remove_tree(Path(name))

@@ -178,7 +178,7 @@ def _unfit(value: Any, path: Where, depth: int) -> Iterator[Problem]:
         return
     if isinstance(value, str):
         if match := _CONTROL.search(value):
-            yield Problem(path=path, text=f"holds the control character {describe(match[0])}")
+            yield Problem(path=path, text=f"holds the control character {printable(match[0])}")
     elif isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             yield Problem(path=path, text="is a number of over 20 digits")

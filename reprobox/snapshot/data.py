@@ -21,10 +21,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reprobox.errors import SpecError, StorageError
+from reprobox.errors import SpecError
 from reprobox.progress import Observer
 from reprobox.snapshot.files import Stamp, hash_stable, stamp_of
-from reprobox.snapshot.model import DataRecord, OutputRecord
+from reprobox.snapshot.model import DataRecord
 from reprobox.snapshot.stamps import is_settled, keep_listing, load_listing, load_stamps, save_stamps
 from reprobox.units import size_text
 
@@ -77,30 +77,6 @@ def data_files(project: Path, record: DataRecord) -> dict[str, Path]:
     if not top.is_dir():
         return {name: top}
     return {posixpath.join(name, path): place for path, place in _tree(top, name).items()}
-
-
-def hash_outputs(work: Path, outputs: Sequence[str]) -> tuple[OutputRecord, ...]:
-    """Return one record a plain file at or under the paths of `outputs` (relative to `work`), by path.
-
-    The program made these folders, so links are not followed, and pipes, sockets and paths that leave `work` are passed
-    over; a missing path is simply nothing. Raises StorageError for what cannot be read.
-    """
-    files: dict[str, Path] = {}
-    for output in outputs:
-        name = posixpath.normpath(output)
-        if name.startswith(("/", "../")) or name == ".." or _below_link(work, name):
-            continue
-        for path in _plain_files(work / name):
-            files[path.relative_to(work).as_posix()] = path
-    records = []
-    for name in sorted(files, key=os.fsencode):
-        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-        try:
-            digest, stamp = hash_stable(files[name], shown, follow=False, advance=lambda _: None)
-        except SpecError as error:
-            raise StorageError(error.message, details=error.details) from error
-        records.append(OutputRecord(path=shown, bytes=stamp.size, digest=f"sha256:{digest}"))
-    return tuple(records)
 
 
 def _checked_path(path: str) -> str:
@@ -265,24 +241,3 @@ def _difference(record: DataRecord, found: DataRecord, cache: Path) -> str:
         if paths
     ]
     return f"{record.path} is not as recorded: {', '.join(parts)}"
-
-
-def _below_link(work: Path, name: str) -> bool:
-    """Say whether a folder on the way to `name` is a link; where it leads the program alone knows."""
-    parts = name.split("/")
-    return any((work / "/".join(parts[:length])).is_symlink() for length in range(1, len(parts)))
-
-
-def _plain_files(place: Path) -> list[Path]:
-    """Return the plain files at or below `place`, links not followed."""
-    try:
-        mode = place.lstat().st_mode
-        if stat.S_ISREG(mode):
-            return [place]
-        if not stat.S_ISDIR(mode):
-            return []
-        return [path for entry in place.iterdir() for path in _plain_files(entry)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StorageError(f"an output cannot be read: {place}", details=(error.strerror or str(error),)) from error

@@ -50,11 +50,13 @@ def read_stable(path: Path, shown: str) -> tuple[bytes, bool]:
     return b"".join(parts), bool(status.st_mode & stat.S_IXUSR)
 
 
-def hash_stable(path: Path, shown: str, *, follow: bool, advance: Callable[[int], None]) -> tuple[str, Stamp]:
+def hash_stable(
+    path: str | Path, shown: str, *, follow: bool, advance: Callable[[int], None], folder: int | None = None
+) -> tuple[str, Stamp]:
     """Return the sha256 (hex) of a plain file's content and its stamp; `follow` says whether it may be a link.
 
-    `advance` is called with the bytes read since its last call. Raises SpecError, naming the file as `shown`, when it
-    cannot be read or keeps changing while it is.
+    `advance` is called with the bytes read since its last call; `folder` is an open folder that `path` is relative to.
+    Raises SpecError, naming the file as `shown`, when it cannot be read or keeps changing while it is.
     """
     digest = hashlib.sha256()
 
@@ -66,12 +68,17 @@ def hash_stable(path: Path, shown: str, *, follow: bool, advance: Callable[[int]
         digest.update(part)
         advance(len(part))
 
-    status = _stable(path, shown, follow, restart, take)
+    status = _stable(path, shown, follow, restart, take, folder)
     return digest.hexdigest(), stamp_of(status)
 
 
 def _stable(
-    path: Path, shown: str, follow: bool, restart: Callable[[], None], take: Callable[[bytes], None]
+    path: str | Path,
+    shown: str,
+    follow: bool,
+    restart: Callable[[], None],
+    take: Callable[[bytes], None],
+    folder: int | None = None,
 ) -> os.stat_result:
     """Read a file until its stamp is the same before and after, a few times at most; return its status."""
     # Not blocking, so that a pipe put in the file's place between listing and reading cannot hold us up.
@@ -79,12 +86,13 @@ def _stable(
     for _ in range(_ATTEMPTS):
         restart()
         try:
-            with os.fdopen(os.open(path, flags), "rb", buffering=0) as handle:
+            with os.fdopen(os.open(path, flags, dir_fd=folder), "rb", buffering=0) as handle:
                 before = os.fstat(handle.fileno())
                 if not stat.S_ISREG(before.st_mode):
                     raise SpecError(f"not a plain file: {shown}")
                 length = 0
-                while part := handle.read(_CHUNK):
+                # Not to the end: that of a file which grows as fast as it is read would never come.
+                while length <= before.st_size and (part := handle.read(_CHUNK)):
                     length += len(part)
                     take(part)
                 after = os.fstat(handle.fileno())

@@ -23,8 +23,8 @@ from reprobox.manifest.model import (
 )
 from reprobox.manifest.store import write_manifest
 from reprobox.runtime.seeding import SCHEME
-from reprobox.snapshot.data import hash_outputs
 from reprobox.snapshot.model import CodeRecord, DataRecord
+from reprobox.snapshot.outputs import hash_outputs
 from reprobox.spec import RunSpec
 from reprobox.trajectory.bits import shown
 from reprobox.trajectory.codec import encode_stream, losses_tsv, trajectory_digest
@@ -54,7 +54,8 @@ class Inputs:
 
 def record_run(paths: RunPaths, inputs: Inputs, result: Result) -> Manifest:
     """Hash the outputs; write `losses.tsv`, the lock and the manifest into the run's folder; return the manifest."""
-    outputs = hash_outputs(paths.work, inputs.spec.outputs)
+    outputs, left_out = hash_outputs(paths.work, inputs.spec.outputs)
+    result.warnings.extend(left_out)
     streams = result.trajectories
     for number, stream in enumerate(streams or (None,)):
         write_atomically(paths.losses(number), losses_tsv(stream).encode())

@@ -43,6 +43,7 @@ from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
 from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import Inputs, record_run, utc
+from reprobox.workflow.recordable import check_recordable, kept_if_unrecorded
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
 from reprobox.workflow.unpack import load_manifest, unpack
 
@@ -52,7 +53,8 @@ class ReplayRequest:
     """What to replay and how. `manifest` may be a bundle, which brings all else; `engine` is the one that the person
     named (None: docker); `code` replaces the manifest's code, `data` is the folder in which data paths are looked up
     (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
-    `image` gives the image as a whole where it came with the manifest.
+    `image` gives the image as a whole where it came with the manifest; with `keep_running` the program goes on though
+    reprobox be killed.
     """
 
     manifest: Path
@@ -63,6 +65,7 @@ class ReplayRequest:
     tolerance: Tolerance | None = None
     fail_fast: bool = False
     image: ImageSource | None = None
+    keep_running: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
 
     Raises ManifestError or BundleError when the manifest or the bundle that holds it cannot be trusted, ConsentError
     when there is no container for it and nobody said that it may do without, IncomparableError when its data or code
-    are not to be had as recorded, and LockError, ImageError or EngineError when its environment cannot be made.
+    are not to be had as recorded, LockError, ImageError or EngineError when its environment cannot be made, and
+    UnrecordedError when the replay has trained but its manifest cannot be written.
     """
     manifest = load_manifest(request.manifest)
     if manifest.run.seed_scheme != SCHEME:
@@ -122,6 +126,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     try:
         with not_yet_started(paths):
             place_code(paths, inputs)
+            check_recordable(paths, inputs)
             recorded = tuple(decode_stream(stream) for stream in manifest.streams)
         job = Job(
             spec=manifest.spec,
@@ -133,7 +138,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
             total=manifest.result.steps,
         )
         result = execute(job, observer, _watcher(recorded, request))
-        here = record_run(paths, inputs, result)
+        with kept_if_unrecorded(paths):
+            here = record_run(paths, inputs, result)
         found += _software_differences(manifest, here)
         verdict = judge(manifest, here, recorded=recorded, replayed=result.trajectories, tolerance=request.tolerance)
         receipt = _receipt(digest, manifest, here, verdict, found, request.tolerance)
@@ -148,9 +154,9 @@ def _engine(request: ReplayRequest, manifest: Manifest, observer: Observer) -> E
     whose program must not get out of a container because his manifest says so.
     """
     try:
-        return open_swept_engine(request.engine or "docker", observer)[0]
+        return open_swept_engine(request.engine or "docker", observer, keep_running=request.keep_running)[0]
     except EngineUnavailableError as error:
-        if request.engine is not None:
+        if request.engine is not None or request.keep_running:
             raise
         user = "root" if os.geteuid() == 0 else "you"
         raise ConsentError(

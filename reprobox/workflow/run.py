@@ -27,6 +27,7 @@ from reprobox.workflow.environment import prepare
 from reprobox.workflow.execute import Job, Result, execute
 from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
 from reprobox.workflow.record import INLINE_LIMIT, Inputs, record_run
+from reprobox.workflow.recordable import check_recordable, kept_if_unrecorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +48,16 @@ def run(
     observer: Observer,
     relock: bool = False,
     from_env: bool = False,
+    keep_running: bool = False,
 ) -> RunReport:
     """Run `spec` in `project` on the engine of that name (None: docker, else local) and write its manifest.
 
     `relock` resolves the requirements anew instead of taking the lock that was made of them before; `from_env` takes
-    the packages of the active environment instead.
+    the packages of the active environment instead. With `keep_running` the program goes on though reprobox be killed.
     Raises ReproboxError for what is wrong before the program starts; what happens later is in the report, and the
-    run's folder keeps all that was recorded.
+    run's folder keeps all that was recorded. Raises UnrecordedError when the manifest of it cannot be written.
     """
-    opened, reason = open_swept_engine(engine, observer)
+    opened, reason = open_swept_engine(engine, observer, keep_running=keep_running)
     spec = settle(spec)
     machine = observe()
     code, packed = take_code(spec, project, observer)
@@ -88,8 +90,10 @@ def run(
         with not_yet_started(paths):
             place_code(paths, inputs)
             keep_wheels(environment.lock, paths.wheels, cache)
+            check_recordable(paths, inputs)
         result = execute(job, observer)
-        manifest = record_run(paths, inputs, result)
+        with kept_if_unrecorded(paths):
+            manifest = record_run(paths, inputs, result)
     except OSError as error:
         raise storage_error(error, paths.root) from error
     return RunReport(paths=paths, manifest=manifest, result=result)
@@ -111,9 +115,11 @@ def place_code(paths: RunPaths, inputs: Inputs) -> None:
     restore_code(inputs.packed_code, archive=inputs.code.archive, target=paths.work)
 
 
-def open_swept_engine(wanted: str | None, observer: Observer) -> tuple[Engine, str | None]:
+def open_swept_engine(
+    wanted: str | None, observer: Observer, *, keep_running: bool = False
+) -> tuple[Engine, str | None]:
     """Choose the engine and clear away what killed reprobox processes left on it; the text says why not docker."""
-    engine, reason = choose_engine(wanted)
+    engine, reason = choose_engine(wanted, keep_running=keep_running)
     if reason:
         observer.warning(reason)
     for name in engine.sweep():

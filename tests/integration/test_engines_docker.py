@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import io
@@ -15,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,43 @@ def shell(engine: DockerEngine, plan: Plan, script: str, **changes: Any) -> tupl
     with engine.start(replaced(plan, "sh", "-c", script, **changes)) as execution:
         status = execution.pump(output, lambda: None)
     return status, written["stdout"].decode(), written["stderr"].decode(), execution.note
+
+
+@contextlib.contextmanager
+def another_reprobox(plan: Plan, script: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `script` in a container of another process than this one; it has begun, by its word `up`."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from reprobox.engines.docker import DockerEngine\n"
+        "from reprobox.engines.interface import Plan\n"
+        "run_id, script, image, work, record, site = sys.argv[1:]\n"
+        "plan = Plan(run_id=run_id, command=('sh', '-c', script), environment=image,\n"
+        "            work=Path(work), record=Path(record), site=Path(site))\n"
+        f"with DockerEngine(**{options}).start(plan) as execution:\n"
+        "    execution.pump(lambda stream, data: print(data.decode(), flush=True), lambda: None)\n"
+    )
+    arguments = (plan.run_id, script, plan.environment, str(plan.work), str(plan.record), str(plan.site))
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"up"
+        yield process
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for `condition`; the limit is for what hangs, and far beyond what a busy machine takes."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def watchdogs(container: str) -> list[str]:
+    """Return the command lines of the processes that are there to end a container."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(place.read_bytes().decode(errors="replace"))
+    return [line for line in found if container in line and "end_orphan" in line]
 
 
 def podman(engine: DockerEngine) -> bool:
@@ -280,26 +318,51 @@ class TestNothingStaysBehind:
         assert plan.work.stat().st_uid == os.getuid()
 
     def test_when_reprobox_is_killed_and_the_next_one_sweeps(self, engine: DockerEngine, plan: Plan, api: Any) -> None:
-        script = (
-            "import sys; from pathlib import Path\n"
-            "from reprobox.engines.docker import DockerEngine\n"
-            "from reprobox.engines.interface import Plan\n"
-            "run_id, image, work, record, site = sys.argv[1:]\n"
-            "plan = Plan(run_id=run_id, command=('sh', '-c', 'echo up; sleep 300'), environment=image,\n"
-            "            work=Path(work), record=Path(record), site=Path(site))\n"
-            "with DockerEngine().start(plan) as execution:\n"
-            "    execution.pump(lambda stream, data: print(data.decode(), flush=True), lambda: None)\n"
-        )
-        arguments = (plan.run_id, plan.environment, str(plan.work), str(plan.record), str(plan.site))
-        with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline().strip() == b"up"
+        with another_reprobox(plan, "echo up; sleep 300") as process:
             engine.sweep()
             assert containers(api, plan.run_id), "the container of a living process must stay"
             process.kill()
             process.wait()
         assert containers(api, plan.run_id)
         assert [name for name in engine.sweep() if plan.run_id in name]
+        assert containers(api, plan.run_id) == []
+
+    def test_when_reprobox_is_killed_and_no_other_one_starts(self, plan: Plan, api: Any) -> None:
+        ending = "trap 'echo asked > /reprobox/record/end; exit' TERM; echo up; echo on > /reprobox/record/loss; "
+        with another_reprobox(plan, ending + "while :; do sleep 0.1; done", orphan_seconds=0.5) as process:
+            (container,) = containers(api, plan.run_id)
+            assert len(watchdogs(container)) == 1
+            process.kill()
+            process.wait()
+        until(lambda: containers(api, plan.run_id) == [])
+        assert (plan.record / "loss").read_text() == "on\n"
+        assert (plan.record / "end").read_text() == "asked\n"
+        until(lambda: watchdogs(container) == [])
+
+
+class TestKeptRunning:
+    def test_a_program_goes_on_to_its_end_though_reprobox_is_killed(
+        self, engine: DockerEngine, plan: Plan, api: Any
+    ) -> None:
+        going_on = (
+            "echo up; while [ ! -e /work/enough ]; do echo more; sleep 0.1; done; echo done > /reprobox/record/end"
+        )
+        with another_reprobox(plan, going_on, orphan_seconds=None) as process:
+            (container,) = containers(api, plan.run_id)
+            assert watchdogs(container) == []
+            process.kill()
+            process.wait()
+        assert not [name for name in engine.sweep() if plan.run_id in name]
+        assert api.inspect_container(container)["State"]["Running"]
+        (plan.work / "enough").touch()
+        until(lambda: not api.inspect_container(container)["State"]["Running"])
+        assert (plan.record / "end").read_text() == "done\n"
+        assert [name for name in engine.sweep() if plan.run_id in name]
+        assert containers(api, plan.run_id) == []
+
+    def test_it_is_gone_as_ever_where_reprobox_lives(self, plan: Plan, api: Any) -> None:
+        kept = DockerEngine(orphan_seconds=None)
+        assert shell(kept, plan, "true")[0] == 0
         assert containers(api, plan.run_id) == []
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.manifest.store import read_manifest
+from reprobox.trees import remove_tree
 from tests.integration.conftest import HUNG, Reprobox
 from tests.integration.test_run_and_replay import ENGINES, losses, run
 
@@ -66,6 +68,46 @@ def test_ctrl_c_keeps_what_was_recorded(engine: str, reprobox: Reprobox, tiny: P
     data = reprobox("show", str(run_dir), "--json", folder=tiny).data
     assert data["run"]["status"] == "interrupted"
     assert data["result"]["steps"] > 0
+
+
+# Everything that a program can leave and a manifest cannot bear; and, as its home, what reprobox has to remove.
+ODD = """
+import os, socket
+os.makedirs("outputs/b\\x1b[31m")
+open("outputs/good", "w").write("1")
+open("outputs/a\\nb", "w").close()
+open(b"outputs/\\xff", "w").close()
+os.mkfifo("outputs/pipe")
+os.symlink("/etc/passwd", "outputs/way")
+os.symlink("/", "outputs/root")
+open("outputs/huge", "wb").truncate(10**12)
+socket.socket(socket.AF_UNIX).bind("outputs/socket")
+for top in ("outputs", os.environ["HOME"]):
+    folder = os.open(top, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=folder)
+        folder, last = os.open("d", os.O_RDONLY, dir_fd=folder), folder
+        os.close(last)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_whatever_a_program_leaves_its_run_gets_a_manifest(engine: str, reprobox: Reprobox, tiny: Path) -> None:
+    (tiny / "train.py").write_text((tiny / "train.py").read_text() + ODD)
+    report = run(reprobox, tiny, engine=engine)
+    manifest = read_manifest(Path(report["manifest"]))
+    assert (manifest.run.status, manifest.result.steps) == ("completed", 12)
+    assert [output.path for output in manifest.result.outputs] == ["outputs/good"]
+    told = sorted(text.split(", ")[0] for text in report["warnings"] if text.startswith("left out of the outputs: "))
+    assert [text.removeprefix("left out of the outputs: ")[:40] for text in told] == [
+        "1 path of over 4095 bytes",
+        "1 sparse file that was hardly written to"[:40],
+        "2 links",
+        "2 pipes",
+        "3 entries whose names are not printable text"[:40],
+    ]
+    for folder in (tiny / "runs", *tiny.glob("replays")):
+        remove_tree(folder)  # pytest cannot
 
 
 @pytest.mark.docker

@@ -7,8 +7,11 @@ import typing
 from pathlib import Path
 
 import click
+import pytest
 
+from reprobox.cli.main import cli
 from reprobox.cli.options import _SPEC_FLAGS, overrides, spec_options
+from reprobox.errors import ConsentError, EngineUnavailableError
 from reprobox.spec import RunSpec, load_spec
 
 
@@ -41,3 +44,22 @@ def test_a_flag_reaches_its_field(tmp_path: Path) -> None:
     assert (spec.seed, spec.deterministic, spec.network, spec.data) == (7, False, True, ("a", "b"))
     assert (spec.resources.cpus, spec.resources.gpus, spec.image.base) == (3, "0,1", "debian")
     assert spec.trajectory.digest_every == 5
+
+
+@pytest.mark.parametrize("command", ["run", "replay"])
+def test_a_program_is_kept_running_where_that_is_asked_for(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def choose(wanted: str | None, *, keep_running: bool) -> None:
+        asked.append(keep_running)
+        raise EngineUnavailableError("no engine in this test")
+
+    monkeypatch.setattr("reprobox.workflow.run.choose_engine", choose)
+    manifest = str(Path(__file__).parents[1] / "assets" / "manifest-1.yaml")
+    arguments = [manifest] if command == "replay" else ["-C", str(tmp_path), "--", "python", "train.py"]
+    for options in ([], ["--keep-running"]):
+        with pytest.raises((EngineUnavailableError, ConsentError)):
+            cli.main([command, *options, *arguments], standalone_mode=False)
+    assert asked == [False, True]

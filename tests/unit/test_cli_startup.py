@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -46,16 +44,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_package_is_a_command_too() -> None:
     done = subprocess.run([sys.executable, "-m", "reprobox", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("reprobox, version ")
-
-
-def test_a_reader_that_stops_reading_is_never_taken_for_success(tmp_path: Path) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "reprobox", "cache", "list", "--json"]
-    environment = {**os.environ, "REPROBOX_CACHE": str(tmp_path)}
-    with os.fdopen(write, "w") as closed:
-        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, env=environment, check=False)
-    assert (done.returncode, done.stderr.count("BrokenPipe")) == (141, 0)
 
 
 def test_a_command_line_that_cannot_be_understood_is_told_to_a_program_too() -> None:

@@ -85,3 +85,11 @@ def test_an_unknown_engine_is_a_usage_error_that_lists_the_known() -> None:
 def test_every_engine_is_listed_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(engines.ENGINES) == ["docker", "local"]
     assert open_engine("local").name == "local"
+
+
+def test_only_docker_keeps_a_program_running_and_nothing_takes_its_place(dead_socket: str) -> None:
+    with pytest.raises(EngineUnavailableError, match="connection refused"):
+        choose_engine(None, keep_running=True)
+    with pytest.raises(UsageError, match="end with reprobox") as caught:
+        choose_engine("local", keep_running=True)
+    assert caught.value.hint == "leave out --keep-running, or use Docker"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reprobox.engines.docker_run import ContainerExecution
+from reprobox.engines.docker_run import ContainerExecution, running
 
 
 class Output:
@@ -109,3 +110,37 @@ def test_the_first_process_is_known_where_it_sees_the_same_folder_as_we_do(
         assert execution.top == top
         execution.pump(lambda _stream, _data: None, lambda: None)
     execution.join()
+
+
+def test_a_container_is_watched_from_before_its_start_until_it_is_gone() -> None:
+    done: list[str] = []
+
+    class Noting(FakeDaemon):
+        def create_container_from_config(self, config: Mapping[str, Any], name: str) -> dict[str, str]:
+            done.append(f"created {name}")
+            return {"Id": "1234"}
+
+        def start(self, name: str) -> None:
+            done.append(f"started {name}")
+
+        def remove_container(self, name: str, force: bool, v: bool) -> None:
+            done.append(f"removed {name}")
+
+    @contextlib.contextmanager
+    def watched(container: str) -> Iterator[None]:
+        done.append(f"watched {container}")
+        yield
+        done.append("left alone")
+
+    daemon = Noting({})
+    config = {"Entrypoint": ["python"]}
+    with running(daemon, "reprobox-x", config, memory=None, path="/bin", watched=watched) as execution:
+        daemon.output.ended.set()
+        execution.pump(lambda *_: None, lambda: None)
+    assert done == [
+        "created reprobox-x",
+        "watched 1234",
+        "started reprobox-x",
+        "removed reprobox-x",
+        "left alone",
+    ]

@@ -6,8 +6,11 @@ import dataclasses
 import hashlib
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reprobox.fingerprint import (
     Cpu,
@@ -20,6 +23,9 @@ from reprobox.fingerprint import (
     parse_meminfo,
     parse_os_release,
 )
+from reprobox.manifest.store import MANIFEST_FORMAT, dump_manifest, read_manifest
+
+MANIFEST = Path(__file__).parents[1] / "assets" / "manifest-1.yaml"
 
 EPYC = """\
 processor\t: 0
@@ -191,3 +197,46 @@ def test_gpus_that_no_program_could_see_make_no_difference_nor_does_their_driver
         "cpu",
         "cpu extensions",
     ]
+
+
+ODD = st.text(st.characters(codec=None, exclude_characters="\n"), max_size=300)
+
+
+@given(name=ODD, flags=ODD, cores=st.integers(1, 9), gpu=st.lists(ODD, min_size=6, max_size=6), system=ODD, memory=ODD)
+def test_no_run_is_refused_for_what_a_machine_calls_itself(
+    name: str, flags: str, cores: int, gpu: list[str], system: str, memory: str
+) -> None:
+    gpus, driver = parse_gpus(",".join(field.replace(",", ";") for field in gpu))
+    with (
+        mock.patch("reprobox.fingerprint._observe_gpus", return_value=(gpus, driver)),
+        mock.patch("platform.system", return_value=system),
+        mock.patch("platform.release", return_value=name),
+        mock.patch("platform.machine", return_value=flags),
+        mock.patch(
+            "reprobox.fingerprint._text",
+            side_effect=lambda path: {
+                "/etc/os-release": f"NAME={system}",
+                "/proc/cpuinfo": f"processor\t: 0\nmodel name\t: {name}\nflags\t: avx2 avx512{flags}\n",
+                "/proc/meminfo": f"MemTotal:  {memory} kB",
+            }[path],
+        ),
+    ):
+        machine = observe()
+    manifest = read_manifest(MANIFEST)
+    written = dump_manifest(dataclasses.replace(manifest, machine=machine))
+    assert MANIFEST_FORMAT.read(written).machine == machine
+    texts = [machine.os, machine.kernel, machine.architecture, machine.cpu.model, machine.driver or "none"]
+    assert all(text and text.isprintable() and len(text) <= 2100 for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("fields", "capability", "memory"),
+    [
+        ("H100, 9.0, 81559, u, Disabled, 535.1", "9.0", 81559),
+        ("H100, 9, ²³, u, Disabled, 535.1", "0.0", 0),
+        ("H100, 9.0.1, 99999999999999999999999, u, Disabled, 535.1", "0.0", 0),
+    ],
+)
+def test_numbers_of_a_gpu_that_are_none_are_left_out(fields: str, capability: str, memory: int) -> None:
+    ((gpu,), _) = parse_gpus(fields)
+    assert (gpu.compute_capability, gpu.memory_mib) == (capability, memory)

@@ -13,8 +13,7 @@ import pytest
 from reprobox.errors import SpecError
 from reprobox.progress import Observer
 from reprobox.snapshot import data, stamps
-from reprobox.snapshot.data import check_data, hash_data, hash_outputs
-from reprobox.snapshot.model import OutputRecord
+from reprobox.snapshot.data import check_data, hash_data
 
 LONG_AGO = 1_000_000_000
 
@@ -210,22 +209,3 @@ def test_without_a_memory_of_the_recorded_data_the_digests_are_told(project: Pat
     changed, missing = check_data(records, project, cache=cache)
     assert changed.startswith(f"data changed: recorded 4 files, 5 B, {records[0].digest}; found 4 files, 6 B, sha256:")
     assert missing == f"one.csv is missing (1 file, 1 B, {records[1].digest})"
-
-
-def test_outputs_are_plain_files_and_links_are_not_followed(project: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.mkdir()
-    (secret / "key").write_text("s")
-    (project / "data" / "out").symlink_to(secret)
-    (project / "data" / "key").symlink_to(secret / "key")
-    os.mkfifo(project / "data" / "pipe")
-    (project / "way").symlink_to(secret)
-    found = hash_outputs(
-        project, ["data", "one.csv", "./one.csv", "missing", "way", "way/key", "../secret", "/etc", ".."]
-    )
-    assert [one.path for one in found] == ["data/a.txt", "data/b.txt", "data/b/2.bin", "data/ä ö", "one.csv"]
-    assert found[-1] == OutputRecord(path="one.csv", bytes=1, digest="sha256:" + hashlib.sha256(b"1").hexdigest())
-
-
-def test_the_whole_work_folder_may_be_the_output(project: Path) -> None:
-    assert [one.path for one in hash_outputs(project, ["."])][-1] == "one.csv"
