@@ -46,7 +46,7 @@ class Capture:
         self._tracing_code = _compiler_test(torch, "is_dynamo_compiling")
         self._traced_whole = self._noticing_compiler()
         self._noticed_losses = self._noticing_losses()
-        for function in (Capture._guarded, Capture._nested, hooks.without_own_frame):
+        for function in (Capture._guarded, Capture._nested, hooks.uncompiled, hooks.without_own_frame):
             self._keep_compiler_away(function)
 
     def attach(self) -> None:
@@ -236,18 +236,10 @@ class Capture:
         self._keep_compiler_away(wrapper)
 
     def _guarded(self, function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Call one of the hooks, unwatched by the compiler, which at a graph break watches whatever is called."""
+        """Call one of the hooks, unwatched by the compiler."""
         if kwargs:
             function = functools.partial(function, **kwargs)
-        frames = sys.modules.get("torch._dynamo.eval_frame")
-        if frames is None:
-            self._recorder.guard(function, *args)
-            return
-        prior = frames.set_eval_frame(None)
-        try:
-            self._recorder.guard(function, *args)
-        finally:
-            frames.set_eval_frame(prior)
+        hooks.uncompiled(self._recorder.guard, function, *args)
 
     def _step_hook(self) -> Callable[..., None]:
         tracing, traced_whole = self._tracing, self._traced_whole
@@ -296,14 +288,7 @@ class Capture:
         return noticed
 
     def _keep_compiler_away(self, function: Any) -> None:
-        """Let torch.compile run a function of ours as it is; what that function calls it may still compile."""
-        frames: Any = getattr(getattr(self._torch._C, "_dynamo", None), "eval_frame", None)
-        if hasattr(frames, "skip_code"):
-            frames.skip_code(function.__code__)
-        elif hasattr(frames, "set_code_exec_strategy"):
-            action = frames._FrameAction
-            strategy = frames._FrameExecStrategy(action.SKIP, action.DEFAULT)
-            frames.set_code_exec_strategy(function.__code__, strategy)
+        hooks.keep_compiler_away(self._torch, function)
 
     def _attach_scaler(self, module: Any) -> None:
         scaler_class = module.GradScaler

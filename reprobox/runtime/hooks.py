@@ -141,6 +141,30 @@ def followed(original: Any, after: Callable[..., None]) -> Any:
     return wrapper
 
 
+def uncompiled(function: Callable[..., None], *args: Any) -> None:
+    """Call one of our functions unwatched by torch's compiler, which at a graph break watches whatever is called."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    if frames is None:
+        function(*args)
+        return
+    prior = frames.set_eval_frame(None)
+    try:
+        function(*args)
+    finally:
+        frames.set_eval_frame(prior)
+
+
+def keep_compiler_away(torch: Any, function: Any) -> None:
+    """Let torch.compile run a function of ours as it is; what that function calls it may still compile."""
+    frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    if hasattr(frames, "skip_code"):
+        frames.skip_code(function.__code__)
+    elif hasattr(frames, "set_code_exec_strategy"):
+        action = frames._FrameAction
+        strategy = frames._FrameExecStrategy(action.SKIP, action.DEFAULT)
+        frames.set_code_exec_strategy(function.__code__, strategy)
+
+
 def without_own_frame(error: BaseException) -> None:
     """Take the calling frame out of the traceback of an exception that it is about to pass on by a bare `raise`.
 
