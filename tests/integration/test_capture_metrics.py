@@ -24,16 +24,23 @@ OFFLINE = {
 _LAYOUTS = {"float16": ">e", "float32": ">f", "float64": ">d"}
 
 
-def logged(training: Training, process: int = 0) -> list[tuple[str, str | None, str, float]]:
-    """Return what one process logged: name, step, dtype and number of each value, in order."""
+def logged_bits(training: Training, process: int = 0) -> list[tuple[str, str | None, str, str]]:
+    """Return what one process logged: name, step, dtype and bits of each value, in order."""
     found = []
     for line in (training.record / f"stream-{process:03}.records").read_text().splitlines():
         kind, *fields = line.split("\t")
         if kind == "metric":
             name, _at, step, dtype, bits = fields
-            number = struct.unpack(_LAYOUTS[dtype], bytes.fromhex(bits))[0]
-            found.append((name, None if step == "-" else step, dtype, number))
+            found.append((name, None if step == "-" else step, dtype, bits))
     return found
+
+
+def logged(training: Training, process: int = 0) -> list[tuple[str, str | None, str, float]]:
+    """Return the same with numbers for bits."""
+    return [
+        (name, step, dtype, struct.unpack(_LAYOUTS[dtype], bytes.fromhex(bits))[0])
+        for name, step, dtype, bits in logged_bits(training, process)
+    ]
 
 
 def short(*values: tuple[str, int | None, float]) -> list[tuple[str, str | None, str, float]]:
