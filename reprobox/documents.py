@@ -22,7 +22,8 @@ from reprobox.validation import Where, printable
 MAX_DEPTH = 32
 # A million small nodes would keep a reader busy for seconds; a real manifest has some thousands.
 MAX_NODES = 500_000
-MAX_KEY = 128
+# As long as the name of a metric may be.
+MAX_KEY = 200
 # The distance of two float64 in units in the last place takes 20 digits; longer numbers stay text.
 MAX_INTEGER = 10**20 - 1
 

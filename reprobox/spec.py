@@ -14,6 +14,7 @@ from typing import Any
 
 from reprobox.documents import Document, read_document, shown
 from reprobox.errors import SpecError
+from reprobox.runtime.metrics import MAX_NAME
 from reprobox.runtime.protocol import DEFAULT_DIGEST_EVERY, SEED_BATCHES, SEED_WORKERS
 from reprobox.runtime.seeding import MAX_SEED
 from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, closest, report, to_plain
@@ -21,6 +22,8 @@ from reprobox.validation import OPTIONAL, Problem, Rule, Rules, Where, build, cl
 SPEC_FILE = "reprobox.yaml"
 MAX_SPEC_BYTES = 1_000_000
 DEFAULT_SEED = 42
+# What a file of metrics may be, by the ending of its name.
+METRIC_FILES = ("json", "jsonl", "ndjson", "yaml", "yml", "csv", "tsv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,9 @@ class RunSpec:
     of a data loader's workers (docs/determinism.md). `pythonpath` are the project's folders in which the program finds
     modules, beside those that Python looks in by itself. `data` are files or folders the program reads (relative to the
     project), `env` names the variables of the caller that the program may see, `outputs` what to keep of its files.
+    `metrics` are files in which the program writes results, which are judged like those that it logs;
+    `unjudged_metrics` are patterns (of fnmatch) for names of metrics that a replay need not repeat, beside those that
+    runtime/unjudged.py knows.
     """
 
     name: str
@@ -101,6 +107,8 @@ class RunSpec:
     env: tuple[str, ...] = ()
     network: bool = False
     outputs: tuple[str, ...] = ("outputs",)
+    metrics: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    unjudged_metrics: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
 
 
 # Not all zeros; a fraction of at most thousandths, and only of a unit: so every size is at least one byte.
@@ -125,7 +133,13 @@ def slug(text: str) -> str:
 
 
 # Flags are named after their fields, but for these.
-_FLAGS = {"command": "-- COMMAND", "outputs": "--output", "groups": "--group", "extras": "--extra"}
+_FLAGS = {
+    "command": "-- COMMAND",
+    "outputs": "--output",
+    "groups": "--group",
+    "extras": "--extra",
+    "unjudged_metrics": "--unjudged-metric",
+}
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 # No empty, `.` or `..` part, no slash at either end, no control character: such a path stays where it is put.
@@ -192,6 +206,14 @@ RULES: Rules = {
             suggest=lambda text: "the field `pythonpath: [src]`" if text == "PYTHONPATH" else None,
         ),
         "outputs": _INNER_PATH,
+        "metrics": Rule(
+            expected=f"a file inside the project that ends in .{', .'.join(METRIC_FILES)}",
+            pattern=rf"(?=.*\.(?:{'|'.join(METRIC_FILES)})$){INNER_PATH_PATTERN}",
+        ),
+        "unjudged_metrics": Rule(
+            expected=f"the name of a metric, or a pattern such as debug/*, of at most {MAX_NAME} characters",
+            pattern=rf"[^\u0000-\u001f\u007f-\u009f]{{1,{MAX_NAME}}}",
+        ),
     },
     EnvironmentSpec: {
         "python": Rule(expected="a minor version from 3.10 to 3.14", pattern=r"3\.1[0-4]"),
@@ -275,10 +297,10 @@ def load_spec(
             hint=f"reprobox run -- python train.py, or `command: [python, train.py]` in {SPEC_FILE}",
         )
     # Naming a thing twice asks for nothing more, but would be mounted or kept twice.
-    data_paths, env, outputs = (tuple(dict.fromkeys(names)) for names in (spec.data, spec.env, spec.outputs))
+    lists = ("data", "env", "outputs", "pythonpath", "metrics", "unjudged_metrics")
+    once: dict[str, Any] = {name: tuple(dict.fromkeys(getattr(spec, name))) for name in lists}
     image = replace(spec.image, apt=tuple(sorted(set(spec.image.apt))))
-    folders = tuple(dict.fromkeys(spec.pythonpath))
-    return replace(spec, image=image, pythonpath=folders, data=data_paths, env=env, outputs=outputs)
+    return replace(spec, image=image, **once)
 
 
 def _places(document: Document, given: Mapping[Where, object]) -> Callable[[Where], str]:
@@ -334,7 +356,7 @@ def _convenient(data: dict[str, Any]) -> list[Problem]:
                 del resources[key]
         if isinstance(resources.get("gpus"), list) and all(isinstance(each, int) for each in resources["gpus"]):
             resources["gpus"] = ",".join(map(str, resources["gpus"])) or "none"
-    for key in ("data", "outputs", "pythonpath"):
+    for key in ("data", "outputs", "pythonpath", "metrics"):
         if isinstance(data.get(key), list):
             data[key] = [_tidy(item) for item in data[key]]
     environment = data.get("environment")

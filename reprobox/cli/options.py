@@ -75,6 +75,12 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--env", "env", {"multiple": True, "help": "Variable that the program may see (repeatable)."}),
     ("--network/--no-network", "network", {"default": None, "help": "Network for the program. Default: none."}),
     ("--output", "outputs", {"multiple": True, "help": "Path whose files are hashed as outputs (repeatable)."}),
+    ("--metrics", "metrics", {"multiple": True, "help": "JSON, YAML or CSV file of results to judge (repeatable)."}),
+    (
+        "--unjudged-metric",
+        "unjudged_metrics",
+        {"multiple": True, "help": "Metric, or a pattern such as debug/*, that a replay need not repeat (repeatable)."},
+    ),
 ]
 
 

@@ -29,6 +29,16 @@ def scaled_loss(step: int, at: int, dtype: str, event: str, factor: float, value
     return loss(step, at, dtype, event, factor * scale.item(), number_of(value))
 
 
+def metric(name: str, at: int, step: int | None, dtype: str, bits: str) -> str:
+    """Return the line of a metric."""
+    return "metric\t%s\t%d\t%s\t%s\t%s\n" % (name, at, "-" if step is None else step, dtype, bits)
+
+
+def metric_on_host(name: str, at: int, step: int | None, dtype: str, value: Any) -> str:
+    """Return the line of a metric that has come from a device."""
+    return metric(name, at, step, dtype, bits_of(number_of(value), dtype))
+
+
 def skipped(at: int, optimizer: int, found_inf: Any) -> str:
     """Return the line of an optimizer step that did nothing if gradients were infinite; else no line."""
     return "skip\t%d\t%d\n" % (at, optimizer) if found_inf.item() else ""

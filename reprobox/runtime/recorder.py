@@ -80,11 +80,21 @@ class Recorder:
         if text not in self._warnings:
             self._warnings.append(text)
 
-    def metric(self, name: str, dtype: str, bits: str) -> None:
-        """Record a metric of the program's own beside the losses so far; `bits` are in hex, big-endian."""
-        line = "metric\t%s\t%d\t%s\t%s\n" % (name, self.losses, dtype, bits)
+    def metric(self, name: str, dtype: str, bits: str, step: int | None = None) -> None:
+        """Record a metric of the program's own beside the losses so far; `bits` are in hex, big-endian, `step` is the
+        step that the program gave.
+        """
+        line = lines.metric(name, self.losses, step, dtype, bits)
         # Without torch nothing is ever under way, and nothing comes by later to write the entries.
         self.guard(self._entries.append if "torch" in sys.modules else self._stream.write, line)
+
+    def metric_tensor(self, name: str, value: Any, step: int | None = None) -> None:
+        """Record a metric that lies on a device: a one-element tensor of a floating dtype. Its bits are copied now."""
+        self.guard(self._metric_tensor, name, value, step)
+
+    def _metric_tensor(self, name: str, value: Any, step: int | None) -> None:
+        known = (name, self.losses, step, self._dtypes[value.dtype])
+        self._later(lines.metric_on_host, known, [value.detach()])
 
     def attach(self, torch: Any) -> None:
         """Get ready to record; called once torch is there, before the hooks that call this recorder are set."""

@@ -14,6 +14,7 @@ from . import (
     hooks,
     inner,
     loaders,
+    loggers,
     processes,
     protocol,
     seeding,
@@ -67,6 +68,7 @@ def start(folder: str) -> None:
     hooks.after_import("torch", guarded(_attach, recorder))
     for name in processes.COMPUTING:
         hooks.after_import(name, guarded(processes.note_loaded, folder))
+    loggers.Loggers(recorder).install()
     for name in _IMPORT_TORCH:
         hooks.expect(name)
     # After the seeding above, so that the audit does not see it.

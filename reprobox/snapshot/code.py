@@ -52,9 +52,9 @@ class _Entry:
 def snapshot_code(project: Path, *, exclude: Sequence[str] = ()) -> CodeSnapshot:
     """Take the code under `project` as it lies there, without what is at or under the paths of `exclude`.
 
-    `exclude` is relative to `project`: its data and outputs. Which files count is said at `find_code`. The tree hash
-    is the one git gives to the same files (`git write-tree`), except that git's own filters (line endings, LFS) are
-    not applied and that submodules are taken in as files.
+    `exclude` is relative to `project`: its data, outputs and metrics. Which files count is said at `find_code`. The
+    tree hash is the one git gives to the same files (`git write-tree`), except that git's own filters (line endings,
+    LFS) are not applied and that submodules are taken in as files.
     Raises SpecError for a link that leads out of the project, anything that is neither file, folder nor link, a file
     that cannot be read or keeps changing, and for more than 100 MB in total or 50 MB in one file.
     """

@@ -138,7 +138,7 @@ def take_code(spec: RunSpec, project: Path, observer: Observer) -> tuple[CodeSna
 
     Raises SpecError when the program is not in the project, or for what cannot be part of a snapshot.
     """
-    snapshot = snapshot_code(project, exclude=[*spec.data, *spec.outputs])
+    snapshot = snapshot_code(project, exclude=[*spec.data, *spec.outputs, *spec.metrics])
     check_program(spec.command, snapshot.files)
     if snapshot.note:
         observer.warning(snapshot.note)

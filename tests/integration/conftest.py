@@ -297,6 +297,8 @@ def training_python(reprobox: Reprobox, tmp_path_factory: pytest.TempPathFactory
         return ready
     folder = tmp_path_factory.mktemp("environment")
     wanted = ["torch==2.13.0", "numpy", "transformers", "accelerate", "lightning", "nbclient", "ipykernel"]
+    # Some 60 MB more to download; mlflow-skinny is MLflow without its server.
+    wanted += ["tensorboard", "tensorboardX", "mlflow-skinny", "wandb"]
     if measured():
         wanted.append(f"coverage=={version('coverage')}")
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in wanted))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Reprobox, Training
+from tests.integration.test_capture_metrics import logged_bits
 
 BASE = os.environ.get("REPROBOX_TEST_GPU_BASE")
 
@@ -193,3 +194,63 @@ def test_a_compiled_model_in_a_container_trains_by_triton_and_its_replay_is_exac
     assert (facts["where"] == "/reprobox/driver") == (access == "devices")
     replay = reprobox("replay", report["manifest"], "--json", folder=tmp_path).data
     assert (replay["verdict"], replay["steps_compared"]) == ("EXACT", 6)
+
+
+def test_what_is_logged_on_the_device_is_not_waited_for(training: Training) -> None:
+    training.run(
+        HEAD
+        + """
+import struct
+from reprobox.runtime import log
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+kept = []
+for step in range(300):
+    if step == 2:
+        torch.cuda.set_sync_debug_mode("error")   # from here on every wait is an error
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    optimizer.step()
+    log(single=loss, double=loss.double(), half=loss.bfloat16())
+    kept.append(loss.detach().clone())
+    loss.zero_()                                  # what was logged was copied before
+torch.cuda.set_sync_debug_mode("default")
+log(whole=torch.tensor(3).cuda())
+seen(*kept)
+""",
+        digest_every=0,
+    )
+    found = logged_bits(training)
+    assert [bits for name, _, _, bits in found if name == "single"] == training.seen
+    assert [dtype for _, _, dtype, _ in found] == ["float32", "float64", "bfloat16"] * 300 + ["float64"]
+    assert training.warnings == []
+
+
+def test_lightnings_metrics_on_the_device_are_not_waited_for(training: Training) -> None:
+    training.run(
+        """
+import pytorch_lightning as lightning
+from torch.utils.data import DataLoader, TensorDataset
+class Model(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 1)
+    def training_step(self, batch, index):
+        loss = ((self.linear(batch[0]) - batch[1]) ** 2).mean()
+        self.log("train_loss", loss)
+        return loss
+    def on_train_batch_end(self, outputs, batch, index):
+        torch.cuda.set_sync_debug_mode("error" if index < 3 else "default")  # until the hooks after the next step
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+trainer = lightning.Trainer(max_epochs=2, accelerator="gpu", devices=1, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1)
+trainer.fit(Model(), DataLoader(TensorDataset(features, targets), batch_size=2))
+""",
+        digest_every=0,
+    )
+    losses = [loss.bits for loss in training.streams[0].losses]
+    assert [(name, step, bits) for name, step, _, bits in logged_bits(training)] == [
+        ("train_loss", str(step), bits) for step, bits in enumerate(losses)
+    ]
+    assert training.warnings == []

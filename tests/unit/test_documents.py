@@ -13,7 +13,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reprobox.documents import MAX_DEPTH, MAX_INTEGER, MAX_NODES, Document, read_document, write_document
+from reprobox.documents import MAX_DEPTH, MAX_INTEGER, MAX_KEY, MAX_NODES, Document, read_document, write_document
 from reprobox.errors import ManifestError, SpecError
 from tests.unit.counting import calls
 
@@ -236,7 +236,7 @@ def test_keys_integers_and_depth_are_kept_within_what_is_read() -> None:
     deep: Any = []
     for _ in range(MAX_DEPTH):
         deep = [deep, {}]
-    for data in ({"k" * 129: 1}, {"a": MAX_INTEGER + 1}, {"a": deep}, {"a": "\ud800"}):
+    for data in ({"k" * (MAX_KEY + 1): 1}, {"a": MAX_INTEGER + 1}, {"a": deep}, {"a": "\ud800"}):
         with pytest.raises(ValueError):
             write_document(data)
     with pytest.raises(TypeError):

@@ -269,7 +269,7 @@ def test_a_digest_that_is_missing_or_no_text_is_an_edit() -> None:
     ("change", "where"),
     [
         ({"determinism": {"lr": 0.1}}, "determinism.lr: expected text, a whole number"),
-        ({"determinism": {"k" * 200: 1}}, "determinism: holds a key"),
+        ({"determinism": {"k" * 201: 1}}, "determinism: holds a key"),
         ({"determinism": {"n": 10**21}}, "determinism.n: is a number of over 20 digits"),
         ({"warnings": ("\ud800",)}, r"warnings[0]: holds the control character \ud800"),
         ({"created": "yesterday"}, "created: expected a time in UTC"),

@@ -61,7 +61,7 @@ def test_a_stream_cannot_flood_the_manifest_with_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "metrics", [{"accuracy": "high"}, {"accuracy": 1}, {"accuracy": None}, {"a: b": "0.5"}, ["0.5"], None]
+    "metrics", [{"accuracy": "high"}, {"accuracy": 1}, {"accuracy": None}, {"a\u200bb": "0.5"}, ["0.5"], None]
 )
 def test_a_manifest_with_other_metrics_is_refused(metrics: Any) -> None:
     data = yaml.safe_load(EXAMPLE.read_bytes())

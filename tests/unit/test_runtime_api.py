@@ -191,21 +191,21 @@ class Record:
     """Stands for the recorder of a run."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lines: list[tuple[str, str, str]] = []
+        self.lines: list[tuple[str, str, str, int | None]] = []
         monkeypatch.setattr(current, "run", current.Run(42, True, self, None, None))  # type: ignore[arg-type]
 
-    def metric(self, name: str, dtype: str, bits: str) -> None:
-        self.lines.append((name, dtype, bits))
+    def metric(self, name: str, dtype: str, bits: str, step: int | None = None) -> None:
+        self.lines.append((name, dtype, bits, step))
 
 
 def test_metrics_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record(monkeypatch)
     log(accuracy=0.1, steps=3, done=True, **{"val/loss": math.inf})
     assert record.lines == [
-        ("accuracy", "float64", "3fb999999999999a"),
-        ("steps", "float64", "4008000000000000"),
-        ("done", "float64", "3ff0000000000000"),
-        ("val/loss", "float64", "7ff0000000000000"),
+        ("accuracy", "float64", "3fb999999999999a", None),
+        ("steps", "float64", "4008000000000000", None),
+        ("done", "float64", "3ff0000000000000", None),
+        ("val/loss", "float64", "7ff0000000000000", None),
     ]
 
 

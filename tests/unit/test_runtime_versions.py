@@ -133,7 +133,7 @@ def test_seeding_audit_and_explicit_api_work_in_each_python(guest: Guest) -> Non
     (facts,) = guest.folder.glob("record/facts-*")
     assert json.loads(facts.read_text())["warnings"] == []
     metric = next(guest.folder.glob("record/stream-*")).read_text().splitlines()[1]
-    assert metric == "metric\taccuracy\t0\tfloat64\t3fe0000000000000"
+    assert metric == "metric\taccuracy\t0\t-\tfloat64\t3fe0000000000000"
 
 
 # Starts the runtime by hand, so that the calls of the start can be counted.

@@ -80,6 +80,13 @@ def test_folders_of_modules_are_named_once_and_a_variable_for_them_is_sent_there
     assert "did you mean the field `pythonpath: [src]`?" in lines(load, "command: [x]\nenv: [PYTHONPATH]\n")
 
 
+def test_metrics_are_named_once_and_left_out_where_there_are_none(load: Load) -> None:
+    text = "metrics: [./outputs//a.json, outputs/a.json, b.csv]\nunjudged_metrics: [debug/*, debug/*]\n"
+    spec = load("command: [x]\n" + text)
+    assert (spec.metrics, spec.unjudged_metrics) == (("outputs/a.json", "b.csv"), ("debug/*",))
+    assert not {"metrics", "unjudged_metrics"} & set(to_plain(load("command: [x]\n")))
+
+
 def test_flags_override_the_file_and_those_not_given_do_not(load: Load) -> None:
     spec = load(
         "command: python train.py --name 'a b'\nseed: 1\nresources:\n  cpus: 4\nenvironment:\n",
@@ -138,6 +145,11 @@ def test_an_unknown_key_is_named_with_line_choices_and_suggestion(load: Load) ->
         ("pythonpath: [/src]", "pythonpath[0]: expected a folder inside the project"),
         ("pythonpath: ['a:b']", "pythonpath[0]: expected a folder inside the project"),
         ("pythonpath: src", "pythonpath: expected a list, found src"),
+        ("metrics: [outputs]", "metrics[0]: expected a file inside the project that ends in .json, .jsonl"),
+        ("metrics: [../m.json]", "metrics[0]: expected a file inside the project"),
+        ("metrics: [/tmp/m.json]", "metrics[0]: expected a file inside the project"),
+        ("metrics: m.json", "metrics: expected a list, found m.json"),
+        ("unjudged_metrics: ['']", "unjudged_metrics[0]: expected the name of a metric, or a pattern such as debug/*"),
         ("outputs: [out, /tmp/out]", "outputs[1]: expected a path inside the project, relative to it, found /tmp/out"),
         ("image: {base: 'a b'}", "image.base: expected auto, debian"),
         ("image: {apt: [--force]}", "image.apt[0]: expected the name of a Debian package"),

@@ -53,5 +53,6 @@ def test_the_spec_runs_the_script_deterministically_and_keeps_its_outputs(name: 
     assert spec["command"] == ["python", "train.py"]
     assert spec["deterministic"] is True
     assert spec["outputs"] == ["outputs"]
+    assert spec["metrics"] == ["outputs/metrics.json"]
     assert spec["environment"] == {"requirements": "requirements.txt"}
     assert isinstance(spec["seed"], int)
