@@ -39,12 +39,13 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary name beside `path` and move it there, so that a reader never sees half a file."""
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write `content`, or its pieces, to a temporary name beside `path` and move it there: nobody reads half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as out:
+            out.writelines((content,) if isinstance(content, bytes) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

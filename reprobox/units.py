@@ -13,6 +13,6 @@ def size_text(size: int) -> str:
     return f"{number:.1f} TB"
 
 
-def counted(count: int, thing: str) -> str:
-    """Return `1 file`, `2 files`: a number of things whose plural takes an s."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """Return `1 file`, `2 files`: a number of things, whose plural takes an s unless it is given."""
+    return f"{count} {thing}" if count == 1 else f"{count} {things or thing + 's'}"

@@ -274,7 +274,9 @@ class Audit:
         return hooks.preceded(original, note)
 
     def is_time(self, value: object) -> bool:
-        """Say whether a seed is the time, in seconds, milli-, micro- or nanoseconds, or in ms cut to 32 bits."""
+        """Say whether a seed is the time, in seconds, milli-, micro- or nanoseconds, or in ms cut to 32 bits; or the
+        time and this process's number added up, as webdataset has it.
+        """
         if isinstance(value, str):
             try:
                 value = float(value)
@@ -286,8 +288,9 @@ class Audit:
             return False
         now = time.time()
         first = max(self._started - 5.0, now - _RECENT)
-        if any(first * unit <= value <= (now + 1.0) * unit for unit in _UNITS):
-            return True
+        for added in (0, os.getpid()):
+            if any((first + added) * unit <= value <= (now + 1.0 + added) * unit for unit in _UNITS):
+                return True
         # np.random.seed takes 32 bits. The window is narrow, because any 32-bit number could fall into it.
         return isinstance(value, int) and 0 <= (int(now * 1e3) - value) % 2**32 <= 2000 and value < 2**32
 

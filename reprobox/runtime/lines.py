@@ -44,6 +44,18 @@ def skipped(at: int, optimizer: int, found_inf: Any) -> str:
     return "skip\t%d\t%d\n" % (at, optimizer) if found_inf.item() else ""
 
 
+def optimizer(number: int, training: int, kind: str) -> str:
+    """Return the line of an optimizer that was seen for the first time."""
+    plain = "".join(c if "!" <= c <= "~" else "?" for c in kind)[:60]
+    return "optimizer\t%d\t%d\t%s\n" % (number, training, plain or "?")
+
+
+def lost(what: str, why: str) -> str:
+    """Return the line that says why there is nothing more of one kind."""
+    text = "".join(c if c.isprintable() else " " for c in why)[:300]
+    return "lost\t%s\t%s\n" % (what, text or "unknown")
+
+
 def digest(start: str, sizes: int, *sums: Any) -> str:
     """Return the line of a digest that begins with `start`, from its parts on the devices."""
     from .digests import combined

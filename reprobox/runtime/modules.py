@@ -161,6 +161,11 @@ class Modules:
         self._given_at = now
         return new
 
+    @_harmless(list)
+    def places(self) -> list[tuple[weakref.ref[Any], str, Any]]:
+        """Return every parameter that is known, root by root, with its module and its name in that."""
+        return [(named.module, named.own, parameter) for named, parameter in self._name_all()]
+
     @_harmless(lambda: None)
     def name_of(self, parameter: Any) -> str | None:
         """Return the name by which a parameter was first known; None for a tensor that belongs to no known module."""

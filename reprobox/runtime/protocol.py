@@ -24,24 +24,38 @@ worker-PID-N.json    from which states a data loader's worker started, of the fi
                      what torch drew for the epoch, "worker": int, "rank": int, "states": {GENERATOR: digest}}
 
 A stream is UTF-8 text, a record a line, fields separated by tabs; a last line without its newline is not yet written.
-The first field is the kind, so that new kinds can be added and unknown ones passed over:
+The first field is the kind. New kinds of records and of digests can be added: who does not know one passes it over.
 
     reprobox-stream  1
+    process ROLE             what this process is: root (the program that was started), rank (of a distributed training)
+                             or child (of another: a pool's worker, a program that another one started)
     loss   STEP  OPTIMIZER_STEP  DTYPE  BITS  [EVENT  SCALE]
                              the scalar whose gradients were asked for: BITS in hex, big-endian. EVENT says how:
                              backward (the default), grad (torch.autograd.grad) or func (torch.func); SCALE is the
                              factor by which it is known to have been multiplied before (the default is 1)
+    optimizer OPTIMIZER  TRAINING  KIND
+                             an optimizer was seen for the first time (OPTIMIZER numbers them as first seen), a KIND of
+                             torch's or the program's, - for none: parameters that the program changed by its own hand.
+                             TRAINING is the number of the first optimizer that had a parameter of this one's
     step   OPTIMIZER_STEP  OPTIMIZER
-                             an optimizer stepped (OPTIMIZER numbers them as first seen)
+                             an optimizer stepped
     skip   OPTIMIZER_STEP  OPTIMIZER
                              a GradScaler found infinite gradients, so the parameters stayed as they were
-    digest OPTIMIZER_STEP  WHAT  OPTIMIZER  VALUE
-                             64 bits in hex over all bits of `gradients` or `weights` of one optimizer, or over the
-                             state of the random generators (`rng`), right after that step (see digests.py); of
-                             `batch`: over what data loader number OPTIMIZER gave before that step
-    metric NAME  STEP  DTYPE  BITS
-                             a number that the program logged after STEP losses: BITS as of a loss
-    end    WEIGHTS           the process ended normally: sha256 of all optimized parameters, or -
+    digest OPTIMIZER_STEP  WHAT  NUMBER  ROUND  VALUE
+                             64 bits in hex over all bits of `gradients` or `weights` of optimizer NUMBER, or over the
+                             state of the random generators (`rng`), right after that step (see digests.py), which was
+                             that optimizer's step number ROUND, counted from 1; of `batch`: over what data loader
+                             NUMBER gave before that step (ROUND is 0)
+    tensor OPTIMIZER_STEP  WHAT  OPTIMIZER  NAME  VALUE
+                             64 bits in hex over one tensor: a parameter before the first loss (`initial`), its gradient
+                             at the first step of its optimizer (`gradient`), a parameter or buffer of a module's state
+                             at the end (`state`); OPTIMIZER is - where it is not known whose it is
+    metric NAME  AT  STEP  DTYPE  BITS
+                             a number that the program logged after AT losses, for its own step STEP (- for none)
+    final  OPTIMIZER  SHA256
+                             the digest of what an optimizer had optimized, when it was gone or the process ended
+    lost   WHAT  REASON      from here on there is no such digest, or (WHAT is final) none of the final weights
+    end                      the process ended normally
 
 STEP counts the losses of a stream from 0, OPTIMIZER_STEP the calls of optimizers' step() before the record; the
 OPTIMIZER_STEP of a digest is that of the `step` which it follows. Gradients are digested after the first step of each
@@ -49,6 +63,26 @@ optimizer, weights and random states after it and then after every DIGEST_EVERY 
 """
 
 STREAM_VERSION = 1
+STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION
+# What a process is.
+ROOT, RANK, CHILD = ROLES = ("root", "rank", "child")
+# How the gradients of a loss were asked for.
+EVENTS = ("backward", "grad", "func")
+# Bytes a number, by torch's name of the dtype.
+WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+# What digests are of: all tensors of one kind, or one tensor.
+GRADIENTS, WEIGHTS, RANDOM, BATCH = DIGESTED = ("gradients", "weights", "rng", "batch")
+INITIAL, GRADIENT, STATE = TENSORS = ("initial", "gradient", "state")
+FINAL = "final"
+# As many losses, digests and logged numbers one process may record: 16 million losses are 19 days of training at ten a
+# second, and at most 128 MB of bits.
+MAX_LOSSES = 1 << 24
+MAX_DIGESTS = 1 << 22
+MAX_LOGGED = 1 << 24
+MAX_TENSORS = 100_000
+MAX_METRICS = 1000
+MAX_OPTIMIZERS = 10_000
+
 CONFIG_FILE = "config.json"
 PROCESSES_FILE = "processes"
 STREAM_PREFIX = "stream-"
@@ -64,6 +98,7 @@ ENTROPY_PREFIX = "entropy-"
 ENTROPY_SUFFIX = ".json"
 WORKER_PREFIX = "worker-"
 WORKER_SUFFIX = ".json"
+# How the warning of threads that train at the same time begins.
+THREADS = "several threads of one process train at the same time"
 # What is added to a seed that only a child process of the program set.
 IN_A_CHILD = " in a child process"
-STREAM_HEADER = "reprobox-stream\t%d\n" % STREAM_VERSION

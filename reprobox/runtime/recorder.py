@@ -13,8 +13,9 @@ from typing import Any, Callable
 
 from . import lines, protocol
 from .bits import DTYPES, number_of
+from .seeding import distributed_rank
 from .stream import Stream
-from .tracked import Tracked, combined_digest
+from .tracked import Owners, Tracked
 
 FLUSH_SECONDS = 0.2
 
@@ -41,8 +42,8 @@ class Recorder:
         self._warnings: list[str] = []
         self._torch: Any = None
         self._dtypes: dict[Any, str] = {}
-        self._digester: Any = None
         self._parameters: Any = None
+        self._witness: Any = None
         self._reset(Stream(folder))
         os.register_at_fork(after_in_child=self._forget_parent)
         # Not only in the root: the ranks of torchrun and a notebook's kernel are programs of their own.
@@ -59,14 +60,20 @@ class Recorder:
         # By id, as long as the optimizer lives.
         self._optimizers: dict[int, Tracked] = {}
         self._tracked: list[Tracked] = []
-        # By data loader: the optimizer step from which on the next of its batches is digested.
-        self._batch_due: dict[int, int] = {}
+        self._others: Tracked | None = None
+        self._owners = Owners()
         self._batches_before_training: list[Any] = []
         self.losses = self.steps = 0
         self._flushed = time.monotonic()
         self._begun = False
+        self._busy = False
         self._broken = False
         self._finished = False
+        self._thread = 0
+        self._threads: list[Any] = []
+        if self._witness is not None:
+            self._witness.begin()
+            self._witness.steps = 0
 
     def _forget_parent(self) -> None:
         """In a forked child: what the parent has recorded is the parent's; the child starts a stream of its own."""
@@ -82,29 +89,38 @@ class Recorder:
 
     def metric(self, name: str, dtype: str, bits: str, step: int | None = None) -> None:
         """Record a metric of the program's own beside the losses so far; `bits` are in hex, big-endian, `step` is the
-        step that the program gave.
+        program's own, if it gave one.
         """
         line = lines.metric(name, self.losses, step, dtype, bits)
         # Without torch nothing is ever under way, and nothing comes by later to write the entries.
-        self.guard(self._entries.append if "torch" in sys.modules else self._stream.write, line)
+        self.guard(self._emit if "torch" in sys.modules else self._write, line)
 
     def metric_tensor(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record a metric that lies on a device: a one-element tensor of a floating dtype. Its bits are copied now."""
-        self.guard(self._metric_tensor, name, value, step)
-
-    def _metric_tensor(self, name: str, value: Any, step: int | None) -> None:
-        known = (name, self.losses, step, self._dtypes[value.dtype])
-        self._later(lines.metric_on_host, known, [value.detach()])
+        """Record a metric that is a one-element tensor of a floating dtype on a device, without waiting for it."""
+        dtype = self._dtypes[value.dtype]
+        self.guard(self._later, lines.metric_on_host, (name, self.losses, step, dtype), [value.detach()])
 
     def attach(self, torch: Any) -> None:
         """Get ready to record; called once torch is there, before the hooks that call this recorder are set."""
-        from .digests import Digester
         from .unseen import Parameters
+        from .witness import Witness
 
         self._torch = torch
         self._dtypes = {getattr(torch, name): name for name in DTYPES}
-        self._digester = Digester(torch)
-        self._parameters = Parameters(torch)
+        self._witness = Witness(torch, self._digest_every, self._emit, self._under_way, self.warn)
+        self._parameters = Parameters(self._witness.modules)
+
+    def _emit(self, entry: Any) -> None:
+        self._entries.append(entry)
+
+    def _write(self, line: str) -> None:
+        self._stream.write(self._role(), line)
+
+    def _role(self) -> str:
+        """Say what this process is: the program, a rank of a distributed training, or a child of another process."""
+        if self.root:
+            return protocol.ROOT
+        return protocol.CHILD if distributed_rank() is None else protocol.RANK
 
     def guard(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call one of the methods below, one thread at a time; a failure ends the recording and nothing else."""
@@ -114,9 +130,11 @@ class Recorder:
             with self._lock:
                 if not self._begun:
                     self._begin()
+                self._busy = True
                 function(*arguments)
                 if not self.capturing and time.monotonic() - self._flushed > FLUSH_SECONDS:
                     self._flush(wait=False)
+                self._busy = False
         except Exception as error:
             self._broken = True
             self.warn("recording stopped after loss %d: %s: %s" % (self.losses, type(error).__name__, error))
@@ -137,6 +155,10 @@ class Recorder:
             return
         if self.losses == 0:
             self._training_begins()
+        if not self.capturing:
+            self._witness.loss_comes()
+        if threading.get_ident() != self._thread:
+            self._another_thread()
         if value.numel() != 1 or value.is_complex():
             # backward(gradient=...): one number stands for the whole tensor
             value = value.detach()
@@ -159,38 +181,41 @@ class Recorder:
         at = self.steps
         self._entries.append("step\t%d\t%d\n" % (at, tracked.ordinal))
         self.steps += 1
+        self._witness.steps = self.steps
         if skipped is not None:
             self._later(lines.skipped, (at, tracked.ordinal), [skipped.detach()])
-        first = tracked.steps == 0
         tracked.steps += 1
         if tracked.losses == self.losses:
             tracked.blind += 1
         tracked.losses = self.losses
-        if self._digest_every and (first or tracked.steps % self._digest_every == 0):
-            self._digest(at, tracked, first)
+        if self._witness.due(tracked.steps):
+            self._witness.stepped(at, tracked)
 
     def skip(self, optimizer: Any) -> None:
         """Record that a GradScaler did not let an optimizer step."""
         self._entries.append("skip\t%d\t%d\n" % (self.steps, self._track(optimizer).ordinal))
 
     def batch(self, batch: Any, loader: int) -> None:
-        """Digest what data loader number `loader` gave: at most one batch a step, as often as weights are digested."""
-        if not self._digest_every or self.steps < self._batch_due.get(loader, 0):
-            return
-        rounds = (self.steps + 1) // self._digest_every
-        self._batch_due[loader] = (rounds + 1) * self._digest_every - 1
-        if self._torch.utils.data.get_worker_info() is not None:
-            return  # a loader inside another's worker
-        from .batch_digests import tensors_of
+        """Digest what data loader number `loader` gave, now and then."""
+        before = len(self._entries)
+        self._witness.batch(self.steps, batch, loader)
+        if not self.losses and not self.steps:
+            # A process that only reads data is not a training, and leaves no record.
+            self._batches_before_training += self._entries[before:]
+            del self._entries[before:]
 
-        # A process that only reads data is not a training, and leaves no record.
-        entries = self._entries if self.losses or self.steps else self._batches_before_training
-        try:
-            sums = self._digester.of(tensors_of(self._torch, batch))
-            entries.append(self._digest_entry(self.steps, "batch", loader, sums))
-        except Exception as error:
-            self._batch_due[loader] = sys.maxsize
-            self.warn("no digests of batches of data loader %d: %s: %s" % (loader, type(error).__name__, error))
+    def _another_thread(self) -> None:
+        """Notice threads that train in turns: how they take turns is chance."""
+        self._thread = threading.get_ident()
+        thread = threading.current_thread()
+        self._threads = [known for known in self._threads if known.is_alive()]
+        if thread not in self._threads:
+            self._threads.append(thread)
+        elif len(self._threads) > 1:
+            self.warn(
+                protocol.THREADS + ": the order of their losses is chance, which no replay need repeat; train in one "
+                "thread, or in several processes"
+            )
 
     def _training_begins(self) -> None:
         self._parameters.training_begins()
@@ -203,39 +228,32 @@ class Recorder:
         if tracked is None:
             if not self._tracked:
                 self._training_begins()
+            if len(self._tracked) >= protocol.MAX_OPTIMIZERS - 1:
+                return self._one_of_many(optimizer)
             tracked = self._optimizers[key] = Tracked(len(self._tracked), type(optimizer).__name__)
             self._tracked.append(tracked)
             # The parameters live as long as the optimizer, which holds them anyway. When it goes away before the
             # program ends, as at the end of a function, its finalizer still sees them.
             weakref.finalize(optimizer, self._optimizer_gone, key, tracked, self._pid).atexit = False
         if len(optimizer.param_groups) != tracked.groups:
+            new = not tracked.groups
             tracked.remember(optimizer.param_groups)
+            self._owners.join(tracked, self._witness.modules.name_of)
+            if new:
+                self._entries.append(lines.optimizer(tracked.ordinal, tracked.training, tracked.kind))
+            self._witness.changed(tracked)
         return tracked
 
-    def _digest(self, at: int, tracked: Tracked, first: bool) -> None:
-        """Digest what an optimizer has just changed. A failure, such as no memory left, ends the digests alone."""
-        from .digests import random_state
-
-        try:
-            found = [("weights", self._digester.of(tracked.parameters))]
-            if first:
-                found.insert(0, ("gradients", self._digester.of([each.grad for each in tracked.parameters])))
-            for what, sums in found:
-                self._entries.append(self._digest_entry(at, what, tracked.ordinal, sums))
-            self._entries.append("digest\t%d\trng\t%d\t%s\n" % (at, tracked.ordinal, random_state(self._torch)))
-        except Exception as error:
-            self._digest_every = 0
-            self.warn("no digests after optimizer step %d: %s: %s" % (at, type(error).__name__, error))
-
-    def _digest_entry(self, at: int, what: str, number: int, sums: list[Any]) -> Any:
-        """Return the entry of one digest: a line, or what will be one when the sums have arrived on the host."""
-        from .digests import combined
-
-        start = "digest\t%d\t%s\t%d\t" % (at, what, number)
-        sizes, *tensors = sums
-        if all(each.is_cpu for each in tensors):
-            return start + combined(sums) + "\n"
-        return self._under_way(lines.digest, (start, sizes), tensors)
+    def _one_of_many(self, optimizer: Any) -> Tracked:
+        """Count an optimizer with all beyond the most that a record holds, as of a program that makes one a task."""
+        if self._others is None:
+            self._others = Tracked(len(self._tracked), "(others)")
+            self._others.settled = True
+            self._tracked.append(self._others)
+            self._entries.append(lines.optimizer(self._others.ordinal, self._others.training, self._others.kind))
+            self._entries.append(lines.lost(protocol.FINAL, "more than %d optimizers" % self._others.ordinal))
+        self._others.remember(optimizer.param_groups)
+        return self._others
 
     def _later(self, render: Callable[..., str], known: tuple[Any, ...], values: list[Any]) -> None:
         self._entries.append(self._under_way(render, known, values))
@@ -255,14 +273,31 @@ class Recorder:
         return render, known, slots
 
     def _optimizer_gone(self, key: int, tracked: Tracked, pid: int) -> None:
-        if pid == os.getpid():
-            del self._optimizers[key]
-            self._settle(tracked)
+        if pid != os.getpid():
+            return
+        del self._optimizers[key]
+        self._settle(tracked)
+        # A pool may end this process without notice, and a training that is done is to be in the record by then. Not in
+        # the middle of something else, where a garbage collection may have called this.
+        if not self._busy and not self.capturing and self._begun and self._lock.acquire(blocking=False):
+            try:
+                self._flush(wait=True)
+            except Exception as error:
+                self._broken = True
+                self.warn("recording stopped after loss %d: %s: %s" % (self.losses, type(error).__name__, error))
+            finally:
+                self._lock.release()
 
     def _settle(self, tracked: Tracked) -> None:
+        """Record what an optimizer has arrived at, once."""
+        if tracked.settled:
+            return
+        self._owners.forget(tracked)
         try:
             tracked.settle()
+            self._entries.append("final\t%d\t%s\n" % (tracked.ordinal, tracked.digest))
         except Exception as error:
+            self._entries.append(lines.lost(protocol.FINAL, "%s: %s" % (type(error).__name__, error)))
             self.warn("final weights were not digested: %s: %s" % (type(error).__name__, error))
 
     def _flush(self, wait: bool) -> None:
@@ -282,7 +317,7 @@ class Recorder:
             ready += 1
         if finished:
             del self._entries[:ready]
-            self._stream.write("".join(finished))
+            self._write("".join(finished))
 
     def finish(self) -> None:
         """Write what is left, the digest of the final weights, and the facts. Called when the process ends."""
@@ -293,14 +328,15 @@ class Recorder:
             return  # a child that trained nothing, for instance a data loader's worker
         self._finished = True
         try:
-            weights = None
             if self._torch is not None:
                 with self._lock:
+                    self._settle_all()
+                    self._witness.ended(self.losses, self.steps > 0)
                     self._flush(wait=True)
-                weights = self._final_weights()
                 self._look_for_the_unseen()
-            if self._stream.number is not None:
-                self._stream.write("end\t%s\n" % (weights or "-"))
+            # A record with a gap has no end: what it lacks was never compared.
+            if self._stream.number is not None and not self._broken:
+                self._write("end\n")
         except Exception as error:
             self.warn("the record could not be finished: %s: %s" % (type(error).__name__, error))
         self._write_facts()
@@ -314,15 +350,16 @@ class Recorder:
         processes = sys.modules.get("multiprocessing.process")
         return processes is None or processes.parent_process() is None
 
-    def _final_weights(self) -> str | None:
-        """Return the digest of what all optimizers optimized; without any, of the parameters changed by hand."""
+    def _settle_all(self) -> None:
+        """Record what all optimizers optimized; without any, the parameters changed by hand."""
         if not self._tracked and self.losses and self._parameters.changed():
-            by_hand = Tracked(0, "")
+            by_hand = Tracked(0, "-")
             by_hand.parameters = self._parameters.changed()
             self._tracked.append(by_hand)
+            self._witness.began(by_hand)
+            self._entries.append(lines.optimizer(0, 0, by_hand.kind))
         for tracked in self._tracked:
             self._settle(tracked)
-        return combined_digest([tracked.digest for tracked in self._tracked])
 
     def _look_for_the_unseen(self) -> None:
         for tracked in self._tracked:

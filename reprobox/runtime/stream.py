@@ -23,10 +23,11 @@ class Stream:
         trains = parent is not None and parent.number is not None
         self._first_child = 1 if trains or _CLAIMED_VARIABLE in os.environ else 0
 
-    def write(self, text: str) -> None:
-        """Append whole lines."""
+    def write(self, role: str, text: str) -> None:
+        """Append whole lines; the first time, say what the process is."""
         if self._file is None:
             self._file = self._claim()
+            text = "process\t%s\n%s" % (role, text)
         data = text.encode()
         while data:
             data = data[os.write(self._file, data) :]

@@ -1,21 +1,23 @@
-"""The optimizers of a process: what each optimizes, and the digest of what all of them arrived at."""
+"""The optimizers of a process: what each optimizes, and the digest of what it arrived at."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 
 class Tracked:
     """The parameters of one optimizer, numbered as first seen, until their digest is taken.
 
-    `steps` counts its steps, `blind` those of them since whose predecessor no loss was seen.
+    `steps` counts its steps, `blind` those of them since whose predecessor no loss was seen; `training` is the number
+    of the first optimizer with which it has a parameter in common.
     """
 
     def __init__(self, ordinal: int, kind: str) -> None:
         """Track optimizer number `ordinal` of that type, or parameters that none optimizes."""
-        self.ordinal = ordinal
+        self.ordinal = self.training = ordinal
         self.kind = kind
         self.digest: str | None = None
+        self.settled = False
         self.parameters: list[Any] = []
         self.steps = 0
         self.blind = 0
@@ -29,18 +31,30 @@ class Tracked:
 
     def settle(self) -> None:
         """Take the digest, once, and let the parameters go."""
-        if self.digest is None:
+        if not self.settled:
             from .weights import digest_tensors
 
-            self.digest = digest_tensors(self.parameters)
-            self.parameters = []
+            self.settled = True
+            parameters, self.parameters = self.parameters, []
+            self.digest = digest_tensors(parameters)
 
 
-def combined_digest(digests: list[str | None]) -> str | None:
-    """Return one digest for the optimizers' digests in order; None when there are none or one is missing."""
-    known = [digest for digest in digests if digest is not None]
-    if not known or len(known) < len(digests):
-        return None
-    import hashlib
+class Owners:
+    """Which training each parameter belongs to. Holds no parameter, not even weakly (see modules.py)."""
 
-    return "sha256:" + hashlib.sha256("\n".join(known).encode()).hexdigest()
+    def __init__(self) -> None:
+        """Know of none."""
+        # By name, or by id for as long as its optimizer holds a parameter that no module knows.
+        self._trainings: dict[Any, int] = {}
+
+    def join(self, tracked: Tracked, name_of: Callable[[Any], str | None]) -> None:
+        """Give an optimizer's parameters the training of the first one that is known, or its own."""
+        keys = [name_of(parameter) or id(parameter) for parameter in tracked.parameters]
+        known = [self._trainings[key] for key in keys if key in self._trainings]
+        tracked.training = min([tracked.training, *known])
+        self._trainings.update((key, tracked.training) for key in keys)
+
+    def forget(self, tracked: Tracked) -> None:
+        """Forget what is known by its id, which another tensor may have as soon as an optimizer lets go of this one."""
+        for parameter in tracked.parameters:
+            self._trainings.pop(id(parameter), None)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import struct
 
-# Bytes a number, by torch's name of the dtype.
-WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+from reprobox.runtime.protocol import WIDTHS
 
 # By dtype: the decimal digits that every decimal of that length keeps on the way through the dtype and back (C's
 # FLT_DIG), the digits that tell all of its numbers apart (FLT_DECIMAL_DIG), and its smallest normal number.

@@ -1,280 +1,298 @@
 """Judges a replay: two runs' trajectories, and an acceptance policy if there is one, come to a Verdict.
 
-EXACT means the same streams, the same losses to the bit, the same digests of gradients, weights, random states and
-batches, the same optimizer steps, the same final weights where both runs have a digest of them, and both runs ended
-normally.
+EXACT means the same trainings, the same losses to the bit, the same digests of gradients, weights, random states and
+batches, the same logged metrics, the same optimizer steps, the same final state and weights where both runs have a
+digest of them, and that both runs ended normally.
 Losses alone are a weak witness: in 68 pairs of CPU set-ups whose gradients differed from the first step on, 8 showed no
 unequal loss in 12 steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from reprobox.trajectory.divergences import (
-    digest_divergence,
-    digest_values,
-    length_divergence,
-    loss_divergence,
-    place_of,
-    tolerated,
-    turn,
-    value_of,
-)
-from reprobox.trajectory.model import Divergence, Outcome, Tolerance, Trajectory, Verdict
+from reprobox.runtime import protocol
+from reprobox.trajectory.differences import Difference, differences, digest_values, named, order_of
+from reprobox.trajectory.model import Digests, Divergence, Outcome, Partial, Series, Tolerance, Trajectory, Verdict
+from reprobox.trajectory.trainings import Matched, Pair, match
+from reprobox.trajectory.wording import listed, reason, subject
 from reprobox.units import counted
 
-_DIGESTED = {"gradients": "the gradients", "weights": "the weights", "rng": "the random states", "batch": "the batches"}
-
-
-class Output(Protocol):
-    """A file that a run wrote, as far as it is compared: where, and the digest of its content."""
-
-    @property
-    def path(self) -> str:
-        """Relative to the program's working folder."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """Equal exactly when the contents are."""
-        ...
-
-
-def compare(
-    recorded: Sequence[Trajectory], replayed: Sequence[Trajectory], *, tolerance: Tolerance | None = None
-) -> Verdict:
-    """Return the verdict on `replayed`, stream by stream in the order given.
-
-    The first divergence is the one at the lowest step over all streams. With a tolerance the verdict is
-    WITHIN_TOLERANCE when every loss satisfies it though not all bits agree; `first_divergence` then names the first
-    loss or digest that differs at all. Digests are compared where both runs have one. INCOMPARABLE when neither run
-    recorded a loss or final weights (compare their outputs instead), or when all losses agree as far as a recorded run
-    goes that was itself cut off.
-    """
-    runs = [*recorded, *replayed]
-    if not any(one.losses for one in runs) and not (runs and all(one.weights for one in runs)):
-        return Verdict(outcome=Outcome.INCOMPARABLE, steps_compared=0, reason="neither run recorded a loss")
-    pairs = list(zip(recorded, replayed, strict=False))
-    common = sum(min(len(first.losses), len(second.losses)) for first, second in pairs)
-    scan = _scan(pairs, tolerance)
-    if scan.stop is not None:
-        step, turn = scan.stop.order
-        last = step + (turn >= 0)
-        looked_at = sum(min(len(first.losses), len(second.losses), last) for first, second in pairs)
-        return Verdict(
-            outcome=Outcome.DIVERGED,
-            steps_compared=looked_at,
-            reason=_reason(scan.stop.divergence),
-            first_divergence=scan.stop.divergence,
-        )
-    if len(recorded) != len(replayed):
-        return _diverged(
-            common,
-            f"{len(replayed)} processes recorded losses instead of {len(recorded)}",
-            Divergence(what="length", stream=len(pairs), recorded=str(len(recorded)), replayed=str(len(replayed))),
-        )
-    if any(not first.complete and len(second.losses) >= len(first.losses) for first, second in pairs):
-        reason = f"all {common} losses agree as far as the recorded run goes, but it was cut off before its end"
-        return Verdict(
-            outcome=Outcome.INCOMPARABLE, steps_compared=common, reason=reason, first_divergence=scan.first_difference
-        )
-    ends = [end for stream, (first, second) in enumerate(pairs) if (end := _end_difference(stream, first, second))]
-    if ends:
-        return _diverged(common, *ends[0])
-    if scan.first_difference is not None and common:
-        return _within(common, scan)
-    if scan.first_difference is not None:
-        return _diverged(common, _reason(scan.first_difference), scan.first_difference)
-    weights = [one for stream, (first, second) in enumerate(pairs) if (one := _weights(stream, first, second))]
-    if not weights:
-        return Verdict(outcome=Outcome.EXACT, steps_compared=common, reason=_exact_reason(common, pairs))
-    if tolerance is not None and common:
-        reason = f"all {common} losses are equal to the bit; the final weights differ, which the tolerance leaves open"
-        return Verdict(
-            outcome=Outcome.WITHIN_TOLERANCE, steps_compared=common, reason=reason, first_divergence=weights[0]
-        )
-    reason = (
-        f"all {common} losses are equal to the bit, but the final weights differ" if common else "final weights differ"
-    )
-    return _diverged(common, reason, weights[0])
-
-
-def compare_outputs(recorded: Sequence[Output], replayed: Sequence[Output]) -> Verdict:
-    """Return the verdict on the files that two runs wrote, for runs that recorded no losses.
-
-    EXACT when both wrote the same files with the same content; INCOMPARABLE when neither wrote any.
-    """
-    if not recorded and not replayed:
-        reason = "neither run recorded a loss or wrote an output, so there is nothing to compare"
-        return Verdict(outcome=Outcome.INCOMPARABLE, steps_compared=0, reason=reason)
-    before = {one.path: one.digest for one in recorded}
-    after = {one.path: one.digest for one in replayed}
-    paths = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
-    if not paths:
-        equal = f"{counted(len(before), 'output')} {'is' if len(before) == 1 else 'are'} equal"
-        return Verdict(outcome=Outcome.EXACT, steps_compared=0, reason=f"no losses were recorded; {equal}")
-    path = paths[0]
-    trouble = "was not written" if path not in after else "is new" if path not in before else "differs"
-    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-    return _diverged(
-        0,
-        f"the output {path} {trouble}{more}",
-        Divergence(
-            what="outputs",
-            recorded=f"{path} {before[path]}" if path in before else None,
-            replayed=f"{path} {after[path]}" if path in after else None,
-        ),
-    )
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stop:
-    """Where the comparison ends in a divergence; `order` is (step, 0) for a loss, (its step, `turn`) for a digest."""
+class Policy:
+    """By which rules two runs are judged: a `tolerance` on losses and metrics, which metrics count, how far a replay
+    was to go, and, in words, why a run is not finished, where it is not.
+    """
 
-    order: tuple[int, int]
-    divergence: Divergence
+    tolerance: Tolerance | None = None
+    judged: Callable[[str], bool] = lambda name: True
+    partial: Partial | None = None
+    recorded_unfinished: str | None = None
+    replayed_unfinished: str | None = None
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Scan:
-    """What looking at all pairs of losses came to; `largest` is the largest tolerated difference and its step."""
-
-    stop: _Stop | None
-    first_difference: Divergence | None
-    largest: tuple[float, int]
-
-
-def _scan(pairs: Sequence[tuple[Trajectory, Trajectory]], tolerance: Tolerance | None) -> _Scan:
-    stops: list[_Stop] = []
-    differences: list[tuple[tuple[int, int], Divergence]] = []
-    largest = (0.0, 0)
-    for stream, (first, second) in enumerate(pairs):
-        differs = False
-        for original, loss in zip(first.losses, second.losses, strict=False):
-            if original == loss:
-                continue
-            if not differs:
-                differs = True
-                differences.append(((loss.step, 0), loss_divergence(stream, original, loss)))
-            if not tolerated(original, loss, tolerance):
-                stops.append(_Stop(order=(loss.step, 0), divergence=loss_divergence(stream, original, loss)))
-                break
-            apart = abs(value_of(loss) - value_of(original))
-            if apart > largest[0]:
-                largest = (apart, loss.step)
-        else:
-            end = _length(stream, first, second)
-            if end is not None:
-                stops.append(end)
-        digest = _first_digest(stream, first, second)
-        if digest is not None:
-            differences.append((digest.order, digest.divergence))
-            if tolerance is None:
-                stops.append(digest)
-    return _Scan(
-        stop=min(stops, key=lambda one: one.order, default=None),
-        first_difference=min(differences, key=lambda one: one[0])[1] if differences else None,
-        largest=largest,
-    )
+    @property
+    def unfinished(self) -> str | None:
+        """Why one of the two runs is not finished, if so."""
+        return self.recorded_unfinished or self.replayed_unfinished
 
 
-def _first_digest(stream: int, first: Trajectory, second: Trajectory) -> _Stop | None:
-    """Return where two streams' digests differ first, among those that both have."""
-    known = digest_values(first)
-    for digest in second.digests:
-        value = known.get(place_of(digest))
-        if value is not None and value != digest.value:
-            divergence = digest_divergence(stream, first, value, digest)
-            return _Stop(order=(divergence.step or 0, turn(digest)), divergence=divergence)
-    return None
+_STRICT = Policy()
 
 
-def _length(stream: int, first: Trajectory, second: Trajectory) -> _Stop | None:
-    """Return where one stream ends before the other; None when neither does, or when the recorded one was cut off."""
-    known, found = len(first.losses), len(second.losses)
-    if found < known:
-        return _Stop(order=(found, 0), divergence=length_divergence(stream, first.losses[found], None))
-    if found > known and first.complete:
-        return _Stop(order=(known, 0), divergence=length_divergence(stream, None, second.losses[known]))
-    return None
+def compare(recorded: Sequence[Trajectory], replayed: Sequence[Trajectory], policy: Policy = _STRICT) -> Verdict | None:
+    """Return the verdict on `replayed`; None where neither recorded anything that can be compared.
 
-
-def _end_difference(stream: int, first: Trajectory, second: Trajectory) -> tuple[str, Divergence] | None:
-    """Return how two streams with equally many losses end differently, as a reason and a divergence."""
-    step = len(first.losses)
-    if not second.complete:
-        reason = f"all {step} losses agree, but the replay was cut off before its end"
-        return reason, Divergence(what="length", stream=stream, step=step, recorded="ended", replayed="cut off")
-    if first.optimizer_steps != second.optimizer_steps:
-        before, after = str(first.optimizer_steps), str(second.optimizer_steps)
-        reason = f"all losses agree, but the replay took {after} optimizer steps instead of {before}"
-        return reason, Divergence(what="length", stream=stream, step=step, recorded=before, replayed=after)
-    if first.skipped_steps != second.skipped_steps:
-        before, after = str(first.skipped_steps), str(second.skipped_steps)
-        reason = f"all losses agree, but a GradScaler skipped {after} optimizer steps instead of {before}"
-        return reason, Divergence(what="length", stream=stream, step=step, recorded=before, replayed=after)
-    return None
-
-
-def _weights(stream: int, first: Trajectory, second: Trajectory) -> Divergence | None:
-    if first.weights is None or second.weights is None or first.weights == second.weights:
+    The first divergence is the one that happened first over all processes. With a tolerance the verdict is
+    WITHIN_TOLERANCE when every loss and judged metric satisfies it though not all bits agree; `first_divergence` then
+    names what differs first. Digests are compared where both runs have one. Where a run is not finished, the other is
+    judged as far as that one goes, and the best verdict is INCOMPARABLE.
+    """
+    if not any(map(_tells, [*recorded, *replayed])):
         return None
-    return Divergence(
-        what="weights",
-        stream=stream,
-        optimizer_step=first.optimizer_steps,
-        recorded=first.weights,
-        replayed=second.weights,
-    )
-
-
-def _reason(divergence: Divergence) -> str:
-    """Return the sentence for a divergence between losses or digests."""
-    where = f"step {divergence.step}" + (f" of process {divergence.stream}" if divergence.stream else "")
-    if divergence.what in _DIGESTED:
-        process = f" in process {divergence.stream}" if divergence.stream else ""
-        step = divergence.optimizer_step
-        when = "before" if divergence.what == "batch" else "after"
-        agree = "" if divergence.what == "batch" and not divergence.step else ", though the losses so far agree"
-        return f"{_DIGESTED[divergence.what]} differ {when} optimizer step {step}{process}{agree}"
-    if divergence.what == "length":
-        shorter = "replay" if divergence.replayed is None else "recorded run"
-        return f"the {shorter} has no loss at {where}, the other has"
-    if divergence.recorded_bits == divergence.replayed_bits:
-        return f"the loss at {where} was computed in another dtype or scale, or after another number of optimizer steps"
-    apart = "" if divergence.ulps is None else f", {divergence.ulps} ULP apart"
-    return f"the loss at {where} is {divergence.replayed} instead of {divergence.recorded}{apart}"
-
-
-def _within(common: int, scan: _Scan) -> Verdict:
-    size, step = scan.largest
-    first = scan.first_difference
-    if first is not None and first.what in _DIGESTED and not size:
-        reason = (
-            f"all {common} losses are equal to the bit; {_DIGESTED[first.what]} differ, which the tolerance leaves open"
-        )
-        return Verdict(outcome=Outcome.WITHIN_TOLERANCE, steps_compared=common, reason=reason, first_divergence=first)
-    reason = f"all {common} losses satisfy the tolerance; the largest difference is {size:.3g}, at step {step}"
-    return Verdict(
-        outcome=Outcome.WITHIN_TOLERANCE, steps_compared=common, reason=reason, first_divergence=scan.first_difference
-    )
-
-
-def _exact_reason(common: int, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> str:
-    weights = all(first.weights is not None and second.weights is not None for first, second in pairs)
-    if not common:
-        return "neither run recorded a loss; the final weights are equal to the bit"
-    digests = sum(len(digest_values(first).keys() & digest_values(second).keys()) for first, second in pairs)
-    parts = [
-        f"all {common} losses",
-        *([f"{digests} digests"] if digests else []),
-        *(["the final weights"] if weights else []),
+    matched = match(recorded, replayed)
+    if policy.partial is not None or policy.unfinished is not None:
+        cut = tuple(_cut(pair, policy) for pair in matched.pairs)
+        only_first = () if policy.replayed_unfinished else matched.only_first
+        only_second = () if policy.recorded_unfinished else matched.only_second
+        matched = Matched(pairs=cut, only_first=only_first, only_second=only_second, moved=matched.moved)
+    found = [
+        one for pair in matched.pairs for one in differences(pair, tolerance=policy.tolerance, judged=policy.judged)
     ]
-    return f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} are equal to the bit"
+    found += _unpaired(matched)
+    stops = [one for one in found if not one.tolerated]
+    common = sum(min(len(pair.first.losses), len(pair.second.losses)) for pair in matched.pairs)
+    if stops:
+        stop = min(stops, key=lambda one: one.order)
+        return _diverged(stop, matched, policy)
+    if policy.unfinished is not None:
+        some = "the only loss" if common == 1 else f"all {common} losses"
+        be = ("satisfies", "is") if common == 1 else ("satisfy", "are")
+        how = f"{be[0]} the tolerance" if found else f"{be[1]} equal to the bit"
+        far = f"{some} up to there {how}" if common else "no losses up to there"
+        return _incomparable(common, f"{policy.unfinished}; {far}", found)
+    cut_off = _cut_off(matched)
+    if cut_off is not None and policy.partial is None:
+        return _incomparable(common, cut_off, found)
+    covered = _covered(matched, policy)
+    if found:
+        return _within(common, found, policy)
+    if not covered:
+        return None
+    moved = ""
+    if matched.moved:
+        moved = f"; {counted(matched.moved, 'training')} ran in another process, or after others, than before"
+    alone = len(covered) == 1 and covered[0].startswith(("the only", "1 "))
+    equal = f"{listed(covered)} {'is' if alone else 'are'} equal to the bit"
+    without = "" if common else "; neither run recorded a loss"
+    return Verdict(
+        outcome=Outcome.EXACT,
+        steps_compared=common,
+        reason=f"{_partly(policy)}{equal}{without}{_not_judged(matched, policy)}{moved}",
+        notes=_gaps(matched),
+        partial=policy.partial,
+    )
 
 
-def _diverged(steps: int, reason: str, divergence: Divergence) -> Verdict:
-    return Verdict(outcome=Outcome.DIVERGED, steps_compared=steps, reason=reason, first_divergence=divergence)
+def _tells(one: Trajectory) -> bool:
+    return bool(len(one.losses) or one.weights or len(one.digests) or one.metrics or one.optimizer_steps)
+
+
+def _cut(pair: Pair, policy: Policy) -> Pair:
+    """Return a pair as far as both were to go, or as the one goes that is not finished."""
+    first, second = pair.first, pair.second
+    if policy.partial is not None:
+        steps = policy.partial.steps
+        ends = [bisect_left(one.losses.optimizer_steps, steps) for one in (first, second)]
+        return replace(pair, first=_beginning(first, ends[0], steps), second=_beginning(second, ends[1], steps))
+    unfinished = [
+        *([first] if policy.recorded_unfinished else []),
+        *([second] if policy.replayed_unfinished else []),
+    ]
+    steps = min(one.optimizer_steps for one in unfinished)
+    losses = min(len(one.losses) for one in unfinished)
+    return replace(pair, first=_beginning(first, losses, steps), second=_beginning(second, losses, steps))
+
+
+def _beginning(one: Trajectory, losses: int, steps: int) -> Trajectory:
+    """Return so many losses and steps of a training, and what was recorded up to there, without its end."""
+    stop = bisect_left(one.digests.optimizer_steps, steps)
+    metrics: dict[str, Series] = {}
+    for name, series in one.metrics.items():
+        # What is logged after the last loss may come after a step that is no longer compared.
+        high = bisect_left(series.at, losses)
+        if high:
+            part = metrics[name] = Series()
+            part.numbers = series.numbers.part(0, high)
+            part.at, part.steps = series.at[:high], series.steps[:high]
+    return replace(
+        one,
+        losses=one.losses.part(0, min(losses, len(one.losses))),
+        optimizer_steps=min(steps, one.optimizer_steps),
+        skipped_steps=0,
+        optimizers=tuple(replace(optimizer, weights=None) for optimizer in one.optimizers),
+        digests=one.digests.part(0, stop),
+        tensors=tuple(
+            tensor for tensor in one.tensors if tensor.what != protocol.STATE and tensor.optimizer_step < max(1, steps)
+        ),
+        metrics=metrics,
+    )
+
+
+def _unpaired(matched: Matched) -> list[Difference]:
+    """Say that one of the two runs has more processes, or more trainings in them, than the other."""
+    found = []
+    for ours, theirs in ((matched.only_first, ()), ((), matched.only_second)):
+        for one in (*ours, *theirs):
+            if not _tells(one):
+                continue
+            name = "training" if one.role == protocol.CHILD else "process"
+            pairs = [pair for pair in matched.pairs if (pair.first.role == protocol.CHILD) == (name == "training")]
+            before, after = len(pairs) + len(matched.only_first), len(pairs) + len(matched.only_second)
+            divergence = Divergence(
+                what="length", stream=one.process, name=name, recorded=str(before), replayed=str(after)
+            )
+            # After all that can be compared.
+            found.append(Difference(order=order_of(1 << 62, "length"), divergence=divergence))
+            return found
+    return found
+
+
+def _cut_off(matched: Matched) -> str | None:
+    """Say which process was cut off before its end, if any."""
+    for pair in matched.pairs:
+        for one, whose in ((pair.first, "recorded run"), (pair.second, "replay")):
+            if not one.complete:
+                process = f" in process {one.process}" if one.process else ""
+                return f"all losses agree as far as they go, but the {whose} was cut off{process} before its end"
+    return None
+
+
+def _diverged(stop: Difference, matched: Matched, policy: Policy) -> Verdict:
+    divergence = stop.divergence
+    step, turn = stop.order
+    last = step + (turn >= order_of(0, "loss")[1])
+    looked_at = sum(min(len(pair.first.losses), len(pair.second.losses), last) for pair in matched.pairs)
+    pair = next((one for one in matched.pairs if one.first.process == divergence.stream), None)
+    text = reason(divergence, pair)
+    later = [
+        one for one in matched.pairs if one.first.role == protocol.CHILD and one.first.process == divergence.stream
+    ]
+    if later and divergence.what != "length" and any(one.first.training or one.second.training for one in later):
+        text += (
+            "; which training runs after which in a process of a pool is chance, so that one that draws on what an "
+            "earlier one left, such as random states, cannot be repeated: let each set its own seed"
+        )
+    return Verdict(
+        outcome=Outcome.DIVERGED,
+        steps_compared=looked_at,
+        reason=text,
+        first_divergence=divergence,
+        notes=_gaps(matched),
+        partial=policy.partial,
+    )
+
+
+def _incomparable(common: int, text: str, found: Sequence[Difference]) -> Verdict:
+    first = min(found, key=lambda one: one.order).divergence if found else None
+    return Verdict(outcome=Outcome.INCOMPARABLE, steps_compared=common, reason=text, first_divergence=first)
+
+
+def _within(common: int, found: Sequence[Difference], policy: Policy) -> Verdict:
+    first = min(found, key=lambda one: one.order).divergence
+    off = [one for one in found if one.divergence.what == "loss"]
+    if off:
+        largest = max(off, key=lambda one: one.apart)
+        text = (
+            f"all {counted(common, 'loss', 'losses')} satisfy the tolerance; "
+            f"the largest difference is {largest.apart:.3g}, at step {largest.divergence.step}"
+        )
+    else:
+        equal = f"all {counted(common, 'loss', 'losses')} are equal to the bit; " if common else ""
+        text = f"{equal}{subject(first)} differ, which the tolerance leaves open"
+    return Verdict(
+        outcome=Outcome.WITHIN_TOLERANCE,
+        steps_compared=common,
+        reason=_partly(policy) + text,
+        first_divergence=first,
+        partial=policy.partial,
+    )
+
+
+def _covered(matched: Matched, policy: Policy) -> list[str]:
+    """Return what was compared, in words."""
+    pairs = matched.pairs
+    losses = sum(len(pair.first.losses) for pair in pairs)
+    digests = sum(_common_digests(pair) for pair in pairs)
+    metrics = {name for pair in pairs for name in pair.first.metrics if policy.judged(name)}
+    states = sum(
+        len([name for name in named(pair.first, protocol.STATE) if name in named(pair.second, protocol.STATE)])
+        for pair in pairs
+    )
+    weights = [pair for pair in pairs if pair.first.optimizers or pair.second.optimizers]
+    known = bool(weights) and all(pair.first.weights and pair.second.weights for pair in weights)
+    return [
+        *([f"all {losses} losses" if losses > 1 else "the only loss"] if losses else []),
+        *([counted(digests, "digest")] if digests else []),
+        *([counted(len(metrics), "metric")] if metrics else []),
+        *([f"{counted(states, 'tensor')} of the final state"] if states else []),
+        *(["the final weights"] if known else []),
+    ]
+
+
+def _common_digests(pair: Pair) -> int:
+    first, second = pair.first.digests, pair.second.digests
+    if _places(first) == _places(second):
+        skipped = 0 if pair.random else sum(1 for one in first if one.what == protocol.RANDOM)
+        return len(first) - skipped
+    known, found = digest_values(pair.first), digest_values(pair.second)
+    return sum(len(known[key][1]) for key in known.keys() & found.keys())
+
+
+def _places(digests: Digests) -> tuple[array[int], array[int], array[int], list[str]]:
+    return digests.optimizer_steps, digests.rounds, digests.kind_at, digests.kinds
+
+
+def _not_judged(matched: Matched, policy: Policy) -> str:
+    names = sorted({name for pair in matched.pairs for name in pair.first.metrics if not policy.judged(name)})
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"; {counted(len(names), 'metric')} not judged: {', '.join(names[:_MOST_NAMED])}{more}"
+
+
+# What a record may lack, as it names it, in words.
+_MISSING = {
+    "digests": "digests of weights and random states from some step on",
+    protocol.INITIAL: "initial weights by name",
+    protocol.GRADIENT: "first gradients by name",
+    protocol.STATE: "the state of modules at the end",
+    protocol.FINAL: "a digest of the final weights",
+}
+
+
+def _gaps(matched: Matched) -> tuple[str, ...]:
+    """Say what could not be compared because a run has no record of it."""
+    found: list[str] = []
+    for pair in matched.pairs:
+        first, second = pair.first.missing, pair.second.missing
+        for what in (*first, *(name for name in second if name not in first)):
+            name = _MISSING.get(what, what)
+            if first.get(what) == second.get(what):
+                found.append(f"neither run has {name}: {first[what]}")
+                continue
+            for missing, whose in ((first, "the recorded run"), (second, "the replay")):
+                if what in missing:
+                    found.append(f"{whose} has no {name}: {missing[what]}")
+    return tuple(dict.fromkeys(found))
+
+
+def _partly(policy: Policy) -> str:
+    if policy.partial is None:
+        return ""
+    return f"for the first {policy.partial.steps} of {counted(policy.partial.total, 'optimizer step')}: "

@@ -2,84 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from reprobox.trajectory.divergences import (
-    digest_divergence,
-    digest_values,
+from reprobox.runtime import protocol
+from reprobox.trajectory.differences import (
     length_divergence,
     loss_divergence,
-    place_of,
+    order_of,
+    step_of,
     tolerated,
-    turn,
 )
-from reprobox.trajectory.model import Digest, Divergence, Loss, Tolerance, Trajectory
+from reprobox.trajectory.model import Divergence, Tolerance, Trajectory
 
 
 class LiveComparison:
-    """Compares losses and digests as they are recorded, so that a replay can be stopped at the first divergence.
+    """Compares losses and digests as they are recorded, so that a divergence is known when it happens.
 
-    `divergence` stays None while all is well; `differing` is the first that differs at all, which under a
-    tolerance need not be a divergence; `steps_compared` counts the losses looked at. It never says that a replay is
-    good: `compare` does, at the end.
+    `divergence` stays None while all is well. It never says that a replay is good: `compare` does, at the end. Children
+    of the program are left to that: which of them does what may be chance.
     """
 
     def __init__(self, recorded: Sequence[Trajectory], *, tolerance: Tolerance | None = None) -> None:
         """Compare against `recorded`."""
-        self._recorded = recorded
-        processes = [one.process for one in recorded]
-        distinct = len(set(processes)) == len(processes)
-        self._streams = {process: at for at, process in enumerate(processes if distinct else range(len(processes)))}
-        self._digests = [digest_values(one) for one in recorded]
+        known = [one for one in recorded if one.role != protocol.CHILD]
+        distinct = len({one.process for one in known}) == len(known)
+        self._known = {one.process: one for one in known} if distinct else {}
         self._tolerance = tolerance
+        # By process: how many losses and digests were looked at.
+        self._seen: dict[int, tuple[int, int]] = {}
         self.divergence: Divergence | None = None
-        self.differing: Divergence | None = None
-        self.steps_compared = 0
 
-    @property
-    def steps_recorded(self) -> int:
-        """How many losses the recorded run has, over all streams."""
-        return sum(len(one.losses) for one in self._recorded)
+    def recorded(self, process: int) -> Trajectory:
+        """Return what the recorded run's process of that number did, one that a divergence names."""
+        return self._known[process]
 
-    def feed(self, process: int, losses: Iterable[Loss], digests: Iterable[Digest] = ()) -> Divergence | None:
-        """Take in newly recorded losses and digests of one process (as `StreamTail.news` gives them).
+    def look(self, replayed: Trajectory) -> Divergence | None:
+        """Look at what is new in one process's trajectory, which grows from call to call.
 
         Return the first divergence of this replay: the same one ever after, None as long as there is none. Losses
-        without a counterpart are passed over when the recorded run was cut off, or has no such stream: only the end
+        without a counterpart are passed over when the recorded run was cut off, or has no such process: only the end
         can tell what to make of them.
         """
-        stream = self._streams.get(process)
-        if stream is None:
+        known = self._known.get(replayed.process)
+        if known is None or replayed.role == protocol.CHILD or self.divergence is not None:
             return self.divergence
-        # As they happened.
-        records: list[tuple[int, int, Loss | Digest]] = [(loss.optimizer_step, 0, loss) for loss in losses]
-        records += [(digest.optimizer_step, turn(digest), digest) for digest in digests]
-        for _, _, record in sorted(records, key=lambda one: one[:2]):
-            if self.divergence is not None:
-                break
-            if isinstance(record, Loss):
-                self._take_loss(stream, record)
-            else:
-                self._take_digest(stream, record)
+        losses, digests = self._seen.get(replayed.process, (0, 0))
+        self._seen[replayed.process] = (len(replayed.losses), len(replayed.digests))
+        found = [
+            one
+            for one in (self._loss(known, replayed, losses), self._digest(known, replayed, digests))
+            if one is not None
+        ]
+        if found:
+            self.divergence = min(found, key=lambda one: order_of(one.step or 0, one.what))
         return self.divergence
 
-    def _take_digest(self, stream: int, digest: Digest) -> None:
-        value = self._digests[stream].get(place_of(digest))
-        if value is not None and value != digest.value:
-            difference = digest_divergence(stream, self._recorded[stream], value, digest)
-            self.differing = self.differing or difference
-            if self._tolerance is None:
-                self.divergence = difference
+    def _loss(self, known: Trajectory, replayed: Trajectory, start: int) -> Divergence | None:
+        for step in range(start, len(replayed.losses)):
+            loss = replayed.losses[step]
+            if step >= len(known.losses):
+                return length_divergence(known.process, None, loss) if known.complete else None
+            original = known.losses[step]
+            if original != loss and not tolerated(original, loss, self._tolerance):
+                return loss_divergence(known.process, original, loss)
+        return None
 
-    def _take_loss(self, stream: int, loss: Loss) -> None:
-        known = self._recorded[stream]
-        if loss.step < len(known.losses):
-            self.steps_compared += 1
-            original = known.losses[loss.step]
-            if original != loss:
-                difference = loss_divergence(stream, original, loss)
-                self.differing = self.differing or difference
-                if not tolerated(original, loss, self._tolerance):
-                    self.divergence = difference
-        elif known.complete:
-            self.divergence = length_divergence(stream, None, loss)
+    def _digest(self, known: Trajectory, replayed: Trajectory, start: int) -> Divergence | None:
+        if self._tolerance is not None:
+            return None
+        for place in range(start, min(len(replayed.digests), len(known.digests))):
+            one, other = known.digests[place], replayed.digests[place]
+            if one == other:
+                continue
+            # Several optimizers may step in another order than before: the end compares these.
+            if len(known.optimizers) > 1 or (one.optimizer_step, one.what) != (other.optimizer_step, other.what):
+                return None
+            return Divergence(
+                what=one.what,
+                stream=known.process,
+                step=step_of(known.losses, one.optimizer_step, one.what),
+                optimizer_step=one.optimizer_step,
+                recorded=one.value,
+                replayed=other.value,
+            )
+        return None

@@ -19,9 +19,9 @@ import pytest
 
 from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.manifest.store import read_manifest
+from reprobox.record.streams import read_streams
 from reprobox.runtime import protocol
 from reprobox.trajectory.model import Trajectory
-from reprobox.trajectory.reader import read_streams
 from reprobox.workflow.execute import lay_out_runtime
 from tests.measured import measured
 
@@ -260,7 +260,7 @@ def loss_of(model, scale=1.0):
         assert done.returncode == code_ends, f"{done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         self.record = record
         self.streams = read_streams(record)
-        self.facts = [json.loads(path.read_text()) for path in sorted(record.glob("facts-*"))]
+        self.facts = [json.loads(path.read_text()) for path in sorted(record.glob("facts-*.json"))]
         self.warnings = [text for content in self.facts for text in content["warnings"]]
         self.seen = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("seen ")]
         return done

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.workflow.entropy import read_findings
-from reprobox.workflow.workers import warnings_of_workers
+from reprobox.record.facts import read_facts
+from reprobox.record.findings import read_findings
+from reprobox.record.workers import warnings_of_workers
 from tests.integration.conftest import Training
 
 pytestmark = pytest.mark.network
@@ -266,7 +267,7 @@ def test_however_a_program_seeds_torch_its_workers_on_every_rank_are_as_without_
     found = training.run(program, head=False, env={"RANK": "1"})
     assert found.stdout == training.bare(program, env={"RANK": "1"}).stdout
     if "manual_seed(7)" in seeds and "default" not in seeds:
-        assert "torch.random.manual_seed(7)" in [row["what"] for row in read_findings(training.record)["own"]]
+        assert "torch.random.manual_seed(7)" in [row["what"] for row in read_findings(training.record, [])["own"]]
 
 
 def test_a_loaders_own_generator_decides_about_its_workers_on_every_rank(training: Training) -> None:
@@ -456,7 +457,7 @@ DataLoader(range(4), num_workers=2, in_order=False)
     (record,) = training.folder.glob("*/record")
     line = 1 + training.HEAD.count("\n") + 4
     what = "the order in which workers finish their batches (in_order=False)"
-    assert read_findings(record)["entropy"] == [{"what": what, "where": f"train.py:{line}", "count": 1}]
+    assert read_findings(record, [])["entropy"] == [{"what": what, "where": f"train.py:{line}", "count": 1}]
 
 
 def test_a_worker_function_of_the_users_that_fails_shows_no_frame_of_ours(training: Training) -> None:
@@ -577,7 +578,7 @@ def test_workers_and_epochs_that_draw_the_same_because_of_their_seeds_are_warned
         f"workers of the data loader made at train.py:{line} draw the same numbers from numpy.random",
         f"epochs of the data loader made at train.py:{line} draw the same numbers from random",
     ]
-    found = warnings_of_workers(training.record)
+    found = warnings_of_workers(training.record, read_facts(training.record, []).base_seeds, [])
     assert [text.partition(",")[0] for text in found] == expected
     anew = (
         1 + training.HEAD.count("\n") + (DRAWS + WARNED[: WARNED.index("list(DataLoader(Draws(8)))")]).count("\n") + 1

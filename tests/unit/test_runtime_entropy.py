@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from reprobox.engines.start_file import START_FOLDER, write_start_files
+from reprobox.record.findings import read_findings, warnings_of
 from reprobox.runtime import protocol
 from reprobox.runtime.entropy import Audit, Findings
-from reprobox.workflow.entropy import read_findings, warnings_of
 from reprobox.workflow.execute import lay_out_runtime
 from tests.measured import measured
 
@@ -57,7 +57,7 @@ class Guest:
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout, read_findings(record)
+        return done.stdout, read_findings(record, [])
 
 
 @pytest.fixture
@@ -105,10 +105,10 @@ def test_the_key_of_a_multiprocess_process_is_no_alarm(guest: Guest) -> None:
 @pytest.mark.parametrize(
     "seed",
     ["time.time()", "int(time.time())", "int(time.time() * 1000)", "time.time_ns()", "time.time_ns() // 1000",
-     "str(time.time())"],
+     "str(time.time())", "int((os.getpid() + time.time()) * 1e9)"],
 )  # fmt: skip
 def test_the_time_as_a_seed_is_noted(guest: Guest, seed: str) -> None:
-    found = guest.run(f"import random, time\nrandom.seed({seed})\nrandom.Random({seed})\n")[1]["entropy"]
+    found = guest.run(f"import os, random, time\nrandom.seed({seed})\nrandom.Random({seed})\n")[1]["entropy"]
     assert [(each["what"], each["where"]) for each in found] == [
         ("the time as seed of random.seed", "train.py:2"),
         ("the time as seed of random.Random", "train.py:3"),
@@ -364,7 +364,7 @@ def test_what_a_killed_child_found_is_kept(guest: Guest) -> None:
 
 def test_what_is_taken_back_is_gone_from_the_file_at_once_however_often(tmp_path: Path) -> None:
     def written() -> list[tuple[str, int]]:
-        return [(row["where"], row["count"]) for row in read_findings(tmp_path)["derived"]]
+        return [(row["where"], row["count"]) for row in read_findings(tmp_path, [])["derived"]]
 
     findings = Findings(str(tmp_path))
     findings.withdraw("derived", "generator", "train.py:9")
@@ -381,7 +381,7 @@ def test_findings_become_sentences(tmp_path: Path) -> None:
     for number, count in enumerate((1, 3)):
         row = {"what": "os.urandom", "where": "train.py:3", "count": count}
         (tmp_path / f"entropy-{number}-1.json").write_text(json.dumps({"entropy": [row], "derived": []}))
-    found = read_findings(tmp_path)["entropy"]
+    found = read_findings(tmp_path, [])["entropy"]
     assert warnings_of(found) == ["train.py:3 draws on the outside world: os.urandom (4 times); a replay may differ"]
 
 
@@ -393,4 +393,4 @@ def test_findings_become_sentences(tmp_path: Path) -> None:
 def test_a_damaged_or_hostile_findings_file_is_passed_over(tmp_path: Path, content: str) -> None:
     (tmp_path / "entropy-1-1.json").write_text(content)
     (tmp_path / "entropy-2-1.json").symlink_to("/dev/zero")
-    assert read_findings(tmp_path) == {"entropy": [], "derived": [], "own": []}
+    assert read_findings(tmp_path, []) == {"entropy": [], "derived": [], "own": []}

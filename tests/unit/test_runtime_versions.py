@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from reprobox.engines.start_file import START_FOLDER, write_start_files
+from reprobox.record.findings import read_findings
 from reprobox.runtime import protocol
-from reprobox.workflow.entropy import read_findings
 from reprobox.workflow.execute import lay_out_runtime
 
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
@@ -123,7 +123,7 @@ def test_seeding_audit_and_explicit_api_work_in_each_python(guest: Guest) -> Non
     assert printed[0] == printed[1], "the derived seeds repeat, in forked children too"
     assert len(set(printed[0].split())) == 2
     lines = {text: number for number, text in enumerate(PROGRAM.splitlines(), 1)}
-    found = read_findings(guest.folder / "record")["entropy"]
+    found = read_findings(guest.folder / "record", [])["entropy"]
     assert {(each["what"], each["where"]) for each in found} == {
         ("random.seed()", f"train.py:{lines['random.seed()']}"),
         ("the time as seed of random.seed", f"train.py:{lines['random.seed(time.time())']}"),
@@ -132,8 +132,8 @@ def test_seeding_audit_and_explicit_api_work_in_each_python(guest: Guest) -> Non
     }
     (facts,) = guest.folder.glob("record/facts-*")
     assert json.loads(facts.read_text())["warnings"] == []
-    metric = next(guest.folder.glob("record/stream-*")).read_text().splitlines()[1]
-    assert metric == "metric\taccuracy\t0\t-\tfloat64\t3fe0000000000000"
+    lines_of_stream = next(guest.folder.glob("record/stream-*")).read_text().splitlines()
+    assert lines_of_stream[1:3] == ["process\troot", "metric\taccuracy\t0\t-\tfloat64\t3fe0000000000000"]
 
 
 # Starts the runtime by hand, so that the calls of the start can be counted.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import random
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -14,50 +15,110 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprobox.errors import ManifestError
-from reprobox.trajectory.bits import WIDTHS
-from reprobox.trajectory.codec import DIGESTED, EVENTS, decode_stream, encode_stream, losses_tsv, trajectory_digest
-from reprobox.trajectory.model import Digest, Loss, StreamRecord, Trajectory
+from reprobox.runtime.protocol import DIGESTED, EVENTS, TENSORS, WIDTHS
+from reprobox.trajectory.codec import (
+    decode_stream,
+    encode_stream,
+    file_names,
+    losses_tsv,
+    moved_out,
+    trajectory_digest,
+)
+from reprobox.trajectory.model import (
+    NO_STEP,
+    Digest,
+    Digests,
+    Loss,
+    Losses,
+    Optimizer,
+    Series,
+    StreamRecord,
+    TensorDigest,
+    Trajectory,
+)
 from tests.unit.counting import calls
+
+HEX_DIGEST = st.binary(min_size=8, max_size=8).map(bytes.hex)
 
 
 def trajectory_of(values: list[tuple[str, str, int]], **more: object) -> Trajectory:
     """Build a trajectory of (dtype, bits, optimizer steps taken since the loss before)."""
-    losses = []
+    losses = Losses()
     at = 0
-    for step, (dtype, bits, taken) in enumerate(values):
+    for dtype, bits, taken in values:
         at += taken
-        losses.append(Loss(step=step, optimizer_step=at, dtype=dtype, bits=bits))
-    settings = {"optimizer_steps": at + 1, "weights": None, "complete": True, **more}
-    return Trajectory(losses=tuple(losses), **settings)  # type: ignore[arg-type]
+        losses.append(at, dtype, bytes.fromhex(bits))
+    settings = {"optimizer_steps": at + 1, **more}
+    return Trajectory(losses=losses, **settings)  # type: ignore[arg-type]
+
+
+def series_of(values: list[tuple[str, str, int, int]]) -> Series:
+    """Build a metric of (dtype, bits, losses since the value before, the program's step or -1)."""
+    series = Series()
+    at = 0
+    for dtype, bits, since, step in values:
+        at += since
+        series.append(at, step, dtype, bytes.fromhex(bits))
+    return series
+
+
+NUMBER = st.sampled_from(sorted(WIDTHS)).flatmap(
+    lambda dtype: st.tuples(st.just(dtype), st.binary(min_size=WIDTHS[dtype], max_size=WIDTHS[dtype]).map(bytes.hex))
+)
+OPTIMIZER = st.builds(
+    Optimizer,
+    training=st.integers(0, 3),
+    kind=st.just("SGD"),
+    steps=st.integers(0, 9),
+    skipped_steps=st.integers(0, 9),
+    first_step=st.none() | st.integers(0, 9),
+    last_step=st.none() | st.integers(0, 9),
+    weights=st.none() | st.just("sha256:" + "ab" * 32),
+)
 
 
 @st.composite
 def trajectories(draw: st.DrawFn) -> Trajectory:
-    one = st.sampled_from(sorted(WIDTHS)).flatmap(
-        lambda dtype: st.tuples(
-            st.just(dtype),
-            st.binary(min_size=WIDTHS[dtype], max_size=WIDTHS[dtype]).map(bytes.hex),
-            st.integers(0, 2**40),
-        )
-    )
     digest = st.builds(
         Digest,
         optimizer_step=st.integers(0, 2**40),
-        what=st.sampled_from(DIGESTED),
+        what=st.sampled_from((*DIGESTED, "weather")),
         optimizer=st.integers(0, 300),
-        value=st.binary(min_size=8, max_size=8).map(bytes.hex),
+        value=HEX_DIGEST,
+        round=st.integers(0, 2**40),
     )
-    plain = trajectory_of(
-        draw(st.lists(one, max_size=30)),
-        digests=tuple(sorted(draw(st.lists(digest, max_size=9)), key=lambda one: one.optimizer_step)),
+    tensor = st.builds(
+        TensorDigest,
+        optimizer_step=st.integers(0, 2**40),
+        what=st.sampled_from(TENSORS),
+        name=st.text("abc.# 0ä", min_size=1, max_size=20),
+        value=HEX_DIGEST,
+        optimizer=st.none() | st.integers(0, 300),
+    )
+    value = st.tuples(NUMBER, st.integers(0, 300), st.integers(-(2**40), 2**40) | st.just(NO_STEP)).map(
+        lambda one: (*one[0], *one[1:])
+    )
+    losses = Losses()
+    at = 0
+    for (dtype, bits), taken in draw(st.lists(st.tuples(NUMBER, st.integers(0, 2**40)), max_size=30)):
+        at += taken
+        event, scale = draw(st.tuples(st.sampled_from(EVENTS), st.sampled_from(["1", "65536", "0.25"])))
+        losses.append(at, dtype, bytes.fromhex(bits), event, scale)
+    return Trajectory(
+        losses=losses,
+        optimizer_steps=at + 1,
+        optimizers=tuple(draw(st.lists(OPTIMIZER, max_size=3))),
+        digests=Digests(sorted(draw(st.lists(digest, max_size=9)), key=lambda one: one.optimizer_step)),
+        tensors=tuple(draw(st.lists(tensor, max_size=5))),
+        metrics=draw(
+            st.dictionaries(st.sampled_from(["a", "b/c"]), st.lists(value, min_size=1, max_size=5).map(series_of))
+        ),
+        missing=draw(st.dictionaries(st.sampled_from(["final", "state"]), st.just("why"))),
         process=draw(st.integers(0, 9)),
+        role=draw(st.sampled_from(["root", "rank", "child"])),
         skipped_steps=draw(st.integers(0, 9)),
-        weights=draw(st.none() | st.just("sha256:" + "ab" * 32)),
         complete=draw(st.booleans()),
     )
-    seen = [draw(st.tuples(st.sampled_from(EVENTS), st.sampled_from(["1", "65536", "0.25"]))) for _ in plain.losses]
-    losses = [dataclasses.replace(loss, event=a, scale=b) for loss, (a, b) in zip(plain.losses, seen, strict=True)]
-    return dataclasses.replace(plain, losses=tuple(losses))
 
 
 @given(trajectories())
@@ -95,7 +156,11 @@ def test_a_hundred_thousand_losses_take_little_room() -> None:
     assert len(record.losses) < 100_000 * 4
 
 
-@pytest.mark.parametrize("work", [encode_stream, losses_tsv])
+def table_of(trajectory: Trajectory | None) -> str:
+    return b"".join(losses_tsv(trajectory)).decode()
+
+
+@pytest.mark.parametrize("work", [encode_stream, table_of])
 def test_packing_and_tabling_take_a_few_calls_a_loss_however_many_there_are(
     work: Callable[[Trajectory], object],
 ) -> None:
@@ -105,19 +170,18 @@ def test_packing_and_tabling_take_a_few_calls_a_loss_however_many_there_are(
 
 
 def test_the_table_has_a_line_a_loss() -> None:
-    assert losses_tsv(falling(1000)).count("\n") == 1001
+    assert table_of(falling(1000)).count("\n") == 1001
 
 
 def test_the_table_has_step_bits_and_decimal() -> None:
-    table = losses_tsv(trajectory_of([("float32", "3dcccccd", 0), ("float32", "7fc00000", 1)]))
+    table = table_of(trajectory_of([("float32", "3dcccccd", 0), ("float32", "7fc00000", 1)]))
     assert table == "step\tbits\tdecimal\n0\t3dcccccd\t0.1\n1\t7fc00000\tnan\n"
-    assert losses_tsv(None) == "step\tbits\tdecimal\n"
+    assert table_of(None) == "step\tbits\tdecimal\n"
 
 
 def test_a_known_scale_has_its_own_column() -> None:
-    scaled = trajectory_of([("float32", "47800000", 0)])
-    scaled = dataclasses.replace(scaled, losses=(dataclasses.replace(scaled.losses[0], scale="65536"),))
-    assert losses_tsv(scaled) == "step\tbits\tdecimal\tscale\n0\t47800000\t65536\t65536\n"
+    loss = Loss(step=0, optimizer_step=0, dtype="float32", bits="47800000", scale="65536")
+    assert table_of(Trajectory(losses=Losses([loss]))) == "step\tbits\tdecimal\tscale\n0\t47800000\t65536\t65536\n"
 
 
 def test_the_trajectory_digest_tells_streams_steps_and_dtypes_apart() -> None:
@@ -125,15 +189,18 @@ def test_the_trajectory_digest_tells_streams_steps_and_dtypes_apart() -> None:
     variants = [
         [one],
         [one, one],
-        [dataclasses.replace(one, losses=one.losses[:1])],
-        [dataclasses.replace(one, losses=one.losses[:1]), dataclasses.replace(one, losses=one.losses[1:])],
+        [dataclasses.replace(one, losses=one.losses.part(0, 1))],
+        [
+            dataclasses.replace(one, losses=one.losses.part(0, 1)),
+            dataclasses.replace(one, losses=one.losses.part(1, 2)),
+        ],
         [trajectory_of([("float32", "3dcccccd", 0), ("float32", "3dccccce", 2)])],
         [],
     ]
     digests = [trajectory_digest(variant) for variant in variants]
     assert len(set(digests)) == len(variants)
     assert all(digest.startswith("sha256:") and len(digest) == 71 for digest in digests)
-    assert trajectory_digest([dataclasses.replace(one, weights="sha256:00")]) == digests[0]
+    assert trajectory_digest([dataclasses.replace(one, complete=False)]) == digests[0]
 
 
 def packed(data: bytes) -> str:
@@ -168,7 +235,19 @@ GOOD = encode_stream(trajectory_of([("float32", "3dcccccd", 0), ("float32", "3dc
         ({"scale": "1e999"}, "neither a scale"),
         ({"digest_count": 2}, "digests"),
         ({"digest_count": 2**40}, "expected 0 to"),
-        ({"digest_count": 1, "digests": packed(b"\0\0" + b"x" * 9)}, "they are not 1 digests"),
+        ({"digest_count": 1, "digests": packed(b"\0" * 4 + b"x" * 9), "digest_kinds": ("rng",)}, "are not 1 digests"),
+        ({"digest_count": 1, "digests": packed(b"\0" * 4 + b"x" * 8)}, "a digest is of none of them"),
+        (
+            {"digest_count": 1, "digests": packed(b"\0\1\0\0" + b"x" * 8), "digest_kinds": ("rng",)},
+            "is of none of them",
+        ),
+        ({"optimizer_at": packed(b"\xff" * 8 + b"\x7f" * 2)}, "a step beyond 2"),
+        ({"tensor_count": 1, "tensors": packed(b"0\tstate\t-\tname\n")}, "is no digest of a tensor"),
+        ({"tensor_count": 1, "tensors": packed(b"0\tstate\t-\tna\x1bme\t0123456789abcdef\n")}, "is no digest of a"),
+        ({"tensor_count": 2, "tensors": packed(b"0\tstate\t-\tname\t0123456789abcdef\n")}, "they are 1, expected 2"),
+        ({"tensor_count": 1, "tensors": packed(b"\xff\n")}, "not UTF-8"),
+        ({"tensor_count": 2**40}, "expected 0 to"),
+        ({"losses": "sha256:" + "0" * 64}, "which is not here: trajectory/0000"),
         ({"digests": packed(b"\0" * 10_000_000)}, "more than the 0 bytes"),
     ],
 )
@@ -179,9 +258,25 @@ def test_a_damaged_or_hostile_stream_is_refused_by_name(change: dict[str, object
 
 
 def test_losses_whose_optimizer_steps_fall_are_not_encoded() -> None:
-    losses = (
-        Loss(step=0, optimizer_step=1, dtype="float32", bits="3dcccccd"),
-        Loss(step=1, optimizer_step=0, dtype="float32", bits="3dcccccd"),
-    )
+    losses = Losses([Loss(step=at, optimizer_step=1 - at, dtype="float32", bits="3dcccccd") for at in range(2)])
     with pytest.raises(ValueError, match="must not fall"):
-        encode_stream(Trajectory(losses=losses, optimizer_steps=1, weights=None, complete=True))
+        encode_stream(Trajectory(losses=losses))
+
+
+def test_long_columns_are_files_of_their_own_and_short_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = random.Random(1).randbytes(4 * 60_000)
+    losses = Losses()
+    for at in range(60_000):
+        losses.append(at, "float32", noise[4 * at : 4 * at + 4])
+    trajectory = Trajectory(losses=losses, optimizer_steps=60_000)
+    record = encode_stream(trajectory)
+    assert moved_out([record]) == ((record,), {})
+    monkeypatch.setattr("reprobox.trajectory.codec.MAX_INLINE", 200_000)
+    (moved,), files = moved_out([record])
+    (name,) = file_names([moved])
+    assert files.keys() == {name}
+    assert (moved.losses, moved.optimizer_at) == (f"sha256:{name}", record.optimizer_at)
+    assert hashlib.sha256(files[name]).hexdigest() == name
+    assert decode_stream(moved, lambda sha256, limit: files[sha256]) == trajectory
+    with pytest.raises(ManifestError, match="cut short"):
+        decode_stream(moved, lambda sha256, limit: files[sha256][:-9])

@@ -10,12 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox.manifest.effect import free_entries
+from reprobox.record.plain import read_objects
 from reprobox.runtime import protocol
 from reprobox.validation import printable
-from reprobox.workflow.entropy import read_object
-
-_MAX_WORKERS = 1000
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,14 @@ class _Start:
     states: Mapping[str, str]
 
 
-def warnings_of_workers(record: Path) -> list[str]:
-    """Return a sentence for each generator that two workers of an epoch, or two epochs, started from one state."""
-    places = _places(record)
+def warnings_of_workers(record: Path, places: Mapping[str, str], warnings: list[str]) -> list[str]:
+    """Return a sentence for each generator that two workers of an epoch, or two epochs, started from one state.
+
+    `places` says by base seed where the data loader was made that drew it. Of a file that is left out `warnings` says
+    so.
+    """
     starts: dict[str, list[_Start]] = {}
-    for start in _starts(record):
+    for start in _starts(record, warnings):
         if start.epoch in places:
             starts.setdefault(places[start.epoch], []).append(start)
     return [text for place in sorted(starts) for text in _equal_states(place, starts[place])]
@@ -57,21 +57,9 @@ def _equal_states(place: str, starts: list[_Start]) -> Iterator[str]:
         )
 
 
-def _places(record: Path) -> dict[str, str]:
-    """Return by base seed where the data loader was made that drew it, as the processes' facts say."""
-    found: dict[str, str] = {}
-    for path in sorted(record.glob(f"{protocol.FACTS_PREFIX}*{protocol.FACTS_SUFFIX}")):
-        for entry in free_entries(read_object(path).get("data_loaders")):
-            match entry:
-                case {"where": str(where), "base_seeds": [*seeds]}:
-                    found |= {seed: printable(where, 300) for seed in seeds if isinstance(seed, str)}
-    return found
-
-
-def _starts(record: Path) -> Iterator[_Start]:
-    files = sorted(record.glob(f"{protocol.WORKER_PREFIX}*{protocol.WORKER_SUFFIX}"))
-    for path in files[:_MAX_WORKERS]:
-        match read_object(path):
+def _starts(record: Path, warnings: list[str]) -> Iterator[_Start]:
+    for content in read_objects(record, protocol.WORKER_PREFIX, protocol.WORKER_SUFFIX, warnings):
+        match content:
             case {"base_seed": str(base), "worker": int(worker), "rank": int(rank), "states": dict(states)}:
                 known = {str(name): state for name, state in states.items() if isinstance(state, str)}
                 yield _Start(rank, base, worker, {printable(name, 60): state for name, state in known.items()})
