@@ -87,10 +87,10 @@ class RunSpec:
     """A run as asked for. `loader_seeding` is `worker` or `batch`, which makes augmentation independent of the number
     of a data loader's workers (docs/determinism.md). `pythonpath` are the project's folders in which the program finds
     modules, beside those that Python looks in by itself. `data` are files or folders the program reads (relative to the
-    project), `env` names the variables of the caller that the program may see, `outputs` what to keep of its files.
-    `metrics` are files in which the program writes results, which are judged like those that it logs;
-    `unjudged_metrics` are patterns (of fnmatch) for names of metrics that a replay need not repeat, beside those that
-    runtime/unjudged.py knows.
+    project), `env` names the variables of the caller that the program may see, `outputs` what to keep of its files;
+    with `outputs_judged` a replay must write them again to the byte. `metrics` are files in which the program writes
+    results, which are judged like those that it logs; `unjudged_metrics` are patterns (of fnmatch) for names of metrics
+    that a replay need not repeat, beside those that runtime/unjudged.py knows.
     """
 
     name: str
@@ -107,6 +107,7 @@ class RunSpec:
     env: tuple[str, ...] = ()
     network: bool = False
     outputs: tuple[str, ...] = ("outputs",)
+    outputs_judged: bool = field(default=False, metadata=OPTIONAL)
     metrics: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
     unjudged_metrics: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
 

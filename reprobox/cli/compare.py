@@ -38,6 +38,8 @@ def command(first: Path, second: Path, relative: float, absolute: float, as_json
     console.result(
         {
             "verdict": verdict.outcome.value,
+            "reason": verdict.reason,
+            "notes": list(verdict.notes),
             "steps_compared": verdict.steps_compared,
             "first_divergence": divergence_data(verdict.first_divergence),
             "differences": found.differences,

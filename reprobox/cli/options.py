@@ -74,6 +74,11 @@ _SPEC_FLAGS: list[tuple[str, str, dict[str, Any]]] = [
     ("--data", "data", {"multiple": True, "help": "File or folder of data (repeatable)."}),
     ("--env", "env", {"multiple": True, "help": "Variable that the program may see (repeatable)."}),
     ("--network/--no-network", "network", {"default": None, "help": "Network for the program. Default: none."}),
+    (
+        "--judge-outputs/--no-judge-outputs",
+        "outputs_judged",
+        {"default": None, "help": "Whether a replay must write the outputs again to the byte. Default: not."},
+    ),
     ("--output", "outputs", {"multiple": True, "help": "Path whose files are hashed as outputs (repeatable)."}),
     ("--metrics", "metrics", {"multiple": True, "help": "JSON, YAML or CSV file of results to judge (repeatable)."}),
     (

@@ -24,6 +24,7 @@ from reprobox.cli.tolerance import tolerance_from, tolerance_options
     help="Folder in which the data paths are. Default: here, or the manifest's project.",
 )
 @click.option("--fail-fast", is_flag=True, help="Stop at the first difference.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop and judge after N optimizer steps.")
 @tolerance_options
 @click.option(
     "--engine",
@@ -38,6 +39,7 @@ def command(
     code: Path | None,
     data: Path | None,
     fail_fast: bool,
+    steps: int | None,
     relative: float,
     absolute: float,
     engine: str | None,
@@ -77,6 +79,7 @@ def command(
             data=data,
             tolerance=tolerance_from(relative, absolute),
             fail_fast=fail_fast,
+            steps=steps,
             image=fetched.image if fetched else None,
             keep_running=keep_running,
         )

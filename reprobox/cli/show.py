@@ -19,10 +19,10 @@ def command(run: Path, as_json: bool) -> int:
     """
     from reprobox.cli.console import Console
     from reprobox.cli.summary import manifest_result, show_manifest
-    from reprobox.workflow.unpack import load_manifest, manifest_place
+    from reprobox.workflow.unpack import load_run, manifest_place
 
     console = Console(as_json=as_json)
-    manifest = load_manifest(run)
-    show_manifest(manifest, console)
-    console.result(manifest_result(manifest, manifest_place(run)))
+    found = load_run(run)
+    show_manifest(found, console)
+    console.result(manifest_result(found.manifest, manifest_place(run)))
     return 0

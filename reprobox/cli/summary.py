@@ -12,14 +12,21 @@ import click
 from reprobox.cli.console import Console, report_error
 from reprobox.engines.interface import EngineInfo
 from reprobox.errors import EXIT_DIVERGED, EXIT_INCOMPARABLE, EXIT_INTERRUPTED, EXIT_OK, EXIT_TRAINING
-from reprobox.manifest.effect import free_entries, mode_effect, seed_effect
+from reprobox.manifest.effect import mode_effect, seed_effect
+from reprobox.record.plain import entries
 from reprobox.trajectory.model import Divergence, Outcome, Verdict
 from reprobox.units import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from reprobox.manifest.model import Manifest
+    from reprobox.trajectory.model import Loss, Losses
+    from reprobox.workflow.judge import Judged
     from reprobox.workflow.replay import ReplayReport
     from reprobox.workflow.run import RunReport
+
+_MOST_PLOTTED = 100_000
 
 VERDICT_EXIT = {
     Outcome.EXACT: EXIT_OK,
@@ -81,9 +88,9 @@ def summarise_run(report: RunReport, console: Console) -> None:
     if report.result.failure is not None:
         report_error(report.result.failure, as_json=False)
     _say_status(manifest, console)
+    _say_metrics(manifest, console)
     console.field("recorded", _recorded(manifest))
     _say_effect(manifest, console)
-    _say_metrics(manifest, console)
     if manifest.result.outputs:
         console.field("outputs", f"{counted(len(manifest.result.outputs), 'file')} in {relative(report.paths.work)}")
     console.field("manifest", f"{relative(report.paths.manifest)}   ({manifest.run.seconds} s)")
@@ -118,7 +125,7 @@ def _recorded(manifest: Manifest) -> str:
     parts = [f"{result.steps} losses, {result.first_loss} to {result.final_loss}"]
     if result.weights:
         parts.append(f"final weights {result.weights[:19]}…")
-    counts = [entry.get("loaders", 1) for entry in free_entries(manifest.determinism.get("data_loaders"))]
+    counts = [entry.get("loaders", 1) for entry in entries(manifest.determinism.get("data_loaders"))]
     loaders = sum(count for count in counts if isinstance(count, int))
     if loaders:
         parts.append(f"{counted(loaders, 'data loader')}")
@@ -142,6 +149,8 @@ def replay_result(report: ReplayReport) -> dict[str, Any]:
     return {
         "verdict": receipt.verdict,
         "reason": receipt.reason,
+        "notes": list(receipt.notes),
+        "partial": asdict(receipt.partial) if receipt.partial else None,
         "steps_compared": receipt.steps_compared,
         "first_divergence": divergence_data(receipt.first_divergence),
         "differences": [asdict(difference) for difference in receipt.differences],
@@ -155,7 +164,7 @@ def divergence_data(divergence: Divergence | None) -> dict[str, Any] | None:
     """Return a divergence as JSON, without what is not known."""
     if divergence is None:
         return None
-    return {name: value for name, value in asdict(divergence).items() if value is not None}
+    return {name: value for name, value in asdict(divergence).items() if value is not None and name != "more"}
 
 
 def summarise_replay(report: ReplayReport, console: Console) -> None:
@@ -168,6 +177,8 @@ def summarise_replay(report: ReplayReport, console: Console) -> None:
         console.field("failed", f"the program ended with exit status {report.result.exit_code}")
     console.line()
     show_verdict(report.verdict, report.receipt.steps_recorded, console)
+    if report.result.stopped_early and report.verdict.outcome is not Outcome.DIVERGED:
+        console.field("stopped", "by reprobox, as far as there is something to compare")
     if report.receipt.image is not None:
         image = report.receipt.image
         same = image.recorded == image.rebuilt
@@ -187,6 +198,8 @@ def show_verdict(verdict: Verdict, recorded: int, console: Console) -> None:
         console.line(f"{name} at step {place.step} of {recorded}")
     else:
         console.line(f"{name}   {verdict.reason}")
+    for note in verdict.notes:
+        console.field("note", note)
     if place is None:
         return
     if place.what == "loss":
@@ -196,7 +209,7 @@ def show_verdict(verdict: Verdict, recorded: int, console: Console) -> None:
             f"recorded {place.recorded} ({place.recorded_bits})   "
             f"here {place.replayed} ({place.replayed_bits}){distance}",
         )
-    elif place.step is not None:
+    if place.step is not None:
         console.field("  reason", verdict.reason)
 
 
@@ -206,26 +219,28 @@ def manifest_result(manifest: Manifest, path: Path) -> dict[str, Any]:
 
     data = manifest_to_data(manifest)
     for stream in data["streams"]:
-        del stream["losses"], stream["optimizer_at"], stream["digests"]
+        del stream["losses"], stream["optimizer_at"], stream["digests"], stream["tensors"]
+    for metric in [*data["result"]["metric_files"], *(one for stream in data["streams"] for one in stream["metrics"])]:
+        del metric["values"], metric["at"], metric["steps"]
     data.pop("archive", None)
     return {"manifest": str(path), "digest": manifest_digest(manifest), **data}
 
 
-def show_manifest(manifest: Manifest, console: Console) -> None:
+def show_manifest(found: Judged, console: Console) -> None:
     """Show what was run, where, with what, and the losses as a plot."""
     from reprobox.manifest.store import manifest_digest
     from reprobox.trajectory.bits import unscaled
-    from reprobox.trajectory.codec import decode_stream
     from reprobox.trajectory.plot import plot_losses
     from reprobox.workflow.run import mode
 
+    manifest = found.manifest
     run, machine = manifest.run, manifest.machine
     console.field("run", f"{run.id}   {run.status}, {run.seconds} s, {run.started}")
     console.field("command", " ".join(run.command))
     console.field("asked", f"for seed {run.seed}, scheme {run.seed_scheme}, {mode(manifest.spec)}")
+    _say_metrics(manifest, console)
     console.field("result", _recorded(manifest))
     _say_effect(manifest, console)
-    _say_metrics(manifest, console)
     for output in manifest.result.outputs:
         console.field("output", f"{output.path}, {output.bytes} bytes  {output.digest[:19]}…")
     console.field("machine", f"{machine.cpu.model}, {machine.cpu.cores} cores, {machine.os}, kernel {machine.kernel}")
@@ -258,9 +273,17 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     for text in manifest.warnings:
         console.field("warning", text)
     console.field("digest", manifest_digest(manifest))
-    for number, stream in enumerate(manifest.streams):
-        values = [unscaled(loss.bits, loss.dtype, loss.scale) for loss in decode_stream(stream).losses]
+    for stream in found.streams:
+        losses = stream.losses
+        # A plot has some hundred columns: of a long run every so many losses are looked at.
+        stride = max(1, -(-len(losses) // _MOST_PLOTTED))
+        values = [unscaled(loss.bits, loss.dtype, loss.scale) for loss in _every(losses, stride)]
         if values:
             console.line()
-            console.line("loss" if len(manifest.streams) == 1 else f"loss of process {number}")
+            sampled = f", one of {stride} losses" if stride > 1 else ""
+            console.line(("loss" if len(found.streams) == 1 else f"loss of process {stream.process}") + sampled)
             console.line(plot_losses(values))
+
+
+def _every(losses: Losses, stride: int) -> Iterable[Loss]:
+    return losses if stride == 1 else (losses[at] for at in range(0, len(losses), stride))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from reprobox.manifest.model import Manifest
+from reprobox.record.plain import entries
 from reprobox.runtime.protocol import IN_A_CHILD, SEED_BATCHES
 
 # How the names begin by which the entropy audit writes a seed that the program set, and what is seeded by it.
@@ -20,7 +20,7 @@ def seed_effect(manifest: Manifest) -> str:
         return f"{seed} decides about nothing: the runtime started in no process"
     own: dict[str, str] = {}
     in_children: dict[str, str] = {}
-    for entry in free_entries(manifest.determinism.get("own_seeds")):
+    for entry in entries(manifest.determinism.get("own_seeds")):
         what = str(entry.get("what"))
         found = in_children if what.endswith(IN_A_CHILD) else own
         for kind in next((kinds for start, kinds in _KINDS.items() if what.startswith(start)), ()):
@@ -49,7 +49,7 @@ def seed_effect(manifest: Manifest) -> str:
 
 def _makers(manifest: Manifest) -> str:
     """Name the files of the program, and the packages, that made generators without a seed."""
-    places = [str(entry.get("where")) for entry in free_entries(manifest.determinism.get("derived_seeds"))]
+    places = [str(entry.get("where")) for entry in entries(manifest.determinism.get("derived_seeds"))]
     names = list(dict.fromkeys(place.partition("/")[0].partition(":")[0] for place in places))
     return ", ".join([*names[:_MOST_MAKERS], *(["..."] if len(names) > _MOST_MAKERS else [])])
 
@@ -67,11 +67,6 @@ def mode_effect(manifest: Manifest) -> str:
     else:
         text = "deterministic" if asked else "deterministic: the program switched it on"
     return text + (", each batch seeded" if manifest.spec.loader_seeding == SEED_BATCHES else "")
-
-
-def free_entries(entries: Any) -> list[dict[str, Any]]:
-    """Return the mappings in a list of the manifest's free tree, whose form nobody promises."""
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -12,8 +12,13 @@ from typing import Any
 from reprobox.fingerprint import Machine
 from reprobox.image.model import ImageRecord
 from reprobox.lock.model import Lock
+from reprobox.record.processes import ProcessesRecord as ProcessesRecord
+from reprobox.record.processes import Program as Program
+from reprobox.record.processes import UncoveredProcess as UncoveredProcess
 from reprobox.snapshot.model import CodeRecord, DataRecord, OutputRecord
 from reprobox.spec import RunSpec
+from reprobox.trajectory.model import MetricRecord as MetricRecord
+from reprobox.trajectory.model import Optimizer as Optimizer
 from reprobox.trajectory.model import StreamRecord as StreamRecord
 
 SCHEMA_VERSION = 1
@@ -37,10 +42,20 @@ class RunRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrintedRecord:
+    """What the program wrote on its standard output: `bytes`, in `lines`, and the digest of them."""
+
+    bytes: int
+    lines: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultRecord:
     """What a replay is judged by. `steps` counts losses over all streams; `trajectory` is `sha256:` over them.
 
-    `metrics` is the last value of each metric that the program logged, by name.
+    `metrics` is the last value of each metric that the program logged, by name; those named in
+    `unjudged_metrics` are not judged. `metric_files` are all values of metrics in files which the spec names.
     """
 
     steps: int
@@ -48,9 +63,12 @@ class ResultRecord:
     first_loss: str | None
     final_loss: str | None
     metrics: dict[str, str]
+    unjudged_metrics: tuple[str, ...]
     trajectory: str
     weights: str | None
     outputs: tuple[OutputRecord, ...]
+    printed: PrintedRecord
+    metric_files: tuple[MetricRecord, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,36 +95,6 @@ class SoftwareRecord:
     cudnn: str | None = None
     nccl: str | None = None
     numpy: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class UncoveredProcess:
-    """A process that loaded torch, JAX, TensorFlow or NumPy and in which the runtime did not start: its `command` line,
-    cut to 300 characters, and the `reason`.
-    """
-
-    command: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """How often a program other than Python was seen in the run."""
-
-    name: str
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProcessesRecord:
-    """In how many Python processes the runtime started, and in which it did not. `watched` says whether the processes
-    were looked at from outside; without that only those count as `uncovered` that a covered one started as `python -S`.
-    """
-
-    covered: int
-    watched: bool
-    uncovered: tuple[UncoveredProcess, ...]
-    programs: tuple[Program, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from reprobox.manifest.format import Format
 from reprobox.manifest.rules import COUNT, DIGEST, NAME, SECONDS, TIME, VERSION
+from reprobox.runtime.protocol import DIGESTED, FINAL, TENSORS
 from reprobox.spec import INNER_PATH_PATTERN
-from reprobox.trajectory.model import Divergence, Outcome, Tolerance
+from reprobox.trajectory.model import Divergence, Outcome, Partial, Tolerance
 from reprobox.validation import Problem, Rule, Rules
 
 RECEIPT_SCHEMA = 1
@@ -70,7 +71,8 @@ class OutputComparison:
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """What a replay came to. `manifest` is the digest of the manifest that was judged, `replay_manifest` that of the
-    replay's own; `image` is None when either ran without one; `outputs` lists every file that either run kept.
+    replay's own; `image` is None when either ran without one; `outputs` lists every file that either run kept. `notes`
+    say what was not judged; `partial` is there where the replay was only to go so far.
     """
 
     reprobox_receipt: int
@@ -84,6 +86,8 @@ class Receipt:
     steps_recorded: int
     first_divergence: Divergence | None = None
     differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+    partial: Partial | None = None
     tolerance: ToleranceRecord | None = None
     image: ImageComparison | None = None
     weights: WeightsComparison | None = None
@@ -110,8 +114,10 @@ RULES: Rules = {
     },
     Divergence: {
         "what": Rule(
-            expected="what diverged", choices=("loss", "length", "gradients", "weights", "rng", "batch", "outputs")
+            expected="what diverged",
+            choices=("loss", "length", *DIGESTED, *TENSORS, FINAL, "metric", "outputs", "printed"),
         ),
+        "more": COUNT,
         "stream": COUNT,
         "step": COUNT,
         "optimizer_step": COUNT,
@@ -119,6 +125,7 @@ RULES: Rules = {
         "replayed_bits": _BITS,
         "ulps": COUNT,
     },
+    Partial: {"steps": COUNT, "total": COUNT},
     ToleranceRecord: {"relative": _TOLERANCE, "absolute": _TOLERANCE},
     ImageComparison: {"recorded": DIGEST, "rebuilt": DIGEST},
     WeightsComparison: {"recorded": DIGEST, "replayed": DIGEST},
@@ -141,6 +148,14 @@ def _receipt_problems(receipt: Receipt) -> Iterator[Problem]:
         yield Problem(path=("steps_compared",), text="is more than steps_recorded")
     if receipt.verdict == Outcome.EXACT and receipt.first_divergence is not None:
         yield Problem(path=("first_divergence",), text="cannot be there when the verdict is EXACT")
+    weights = receipt.weights
+    whole = receipt.verdict == Outcome.EXACT and receipt.partial is None
+    if whole and weights is not None and weights.recorded != weights.replayed:
+        yield Problem(path=("weights",), text="differ, which cannot be when the verdict is EXACT")
+    if whole and receipt.steps_compared != receipt.steps_recorded:
+        yield Problem(path=("steps_compared",), text="must be steps_recorded when the verdict is EXACT")
+    if receipt.partial is not None and receipt.partial.steps >= receipt.partial.total:
+        yield Problem(path=("partial",), text="is no part")
     if receipt.verdict == Outcome.DIVERGED and receipt.first_divergence is None:
         yield Problem(path=("first_divergence",), text="must be there when the verdict is DIVERGED")
     if receipt.verdict == Outcome.WITHIN_TOLERANCE and receipt.tolerance is None:

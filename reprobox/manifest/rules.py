@@ -13,6 +13,9 @@ from reprobox.manifest.model import (
     SCHEMA_VERSION,
     EngineRecord,
     Manifest,
+    MetricRecord,
+    Optimizer,
+    PrintedRecord,
     ProcessesRecord,
     Program,
     ResultRecord,
@@ -20,6 +23,7 @@ from reprobox.manifest.model import (
     StreamRecord,
     UncoveredProcess,
 )
+from reprobox.runtime.protocol import ROLES
 from reprobox.snapshot.model import ArchiveRecord, CodeRecord, DataRecord, GitState, OutputRecord
 from reprobox.validation import Rule, Rules
 
@@ -40,6 +44,8 @@ _DECIMAL = Rule(
 _INNER_PATH = Rule(expected="a relative path without ..", pattern=spec.INNER_PATH_PATTERN)
 _PRINTED = Rule(expected="text of at most 300 characters", pattern=r"[^\u0000]{1,300}")
 _BASE64 = Rule(expected="base64", pattern=r"[A-Za-z0-9+/]*={0,2}")
+_COLUMN = Rule(expected="base64, or sha256: and 64 hex digits", pattern=r"[A-Za-z0-9+/]*={0,2}|sha256:[0-9a-f]{64}")
+_KIND = Rule(expected="a word of at most 30 letters", pattern=r"[a-z]{1,30}")
 _WORD = Rule(expected="a word", pattern=r"[A-Za-z0-9][A-Za-z0-9._:+/-]{0,127}")
 # One place of a file system's tree: no slash, and not `.` or `..`.
 _FOLDER_NAME = Rule(expected="a plain folder name", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -163,10 +169,33 @@ RULES: Rules = {
         "sha256": _HEX_DIGEST,
         "optimizer_steps": COUNT,
         "skipped_steps": COUNT,
-        "weights": DIGEST,
-        "losses": _BASE64,
-        "optimizer_at": _BASE64,
+        "losses": _COLUMN,
+        "optimizer_at": _COLUMN,
         "digest_count": COUNT,
-        "digests": _BASE64,
+        "digest_kinds": _KIND,
+        "digests": _COLUMN,
+        "tensor_count": COUNT,
+        "tensors": _COLUMN,
+        "role": Rule(expected=", ".join(ROLES), choices=ROLES),
+        "missing": _PRINTED,
     },
+    Optimizer: {
+        "training": COUNT,
+        "kind": Rule(expected="the name of a class", pattern=r"[!-~]{1,60}"),
+        "steps": COUNT,
+        "skipped_steps": COUNT,
+        "first_step": COUNT,
+        "last_step": COUNT,
+        "weights": DIGEST,
+    },
+    MetricRecord: {
+        "name": Rule(expected="a name of at most 300 characters", pattern=r"[^\u0000\t\n\r]{1,300}"),
+        "count": Rule(expected="a count of at least one", minimum=1),
+        "dtype": _DTYPE,
+        "sha256": _HEX_DIGEST,
+        "values": _COLUMN,
+        "at": _COLUMN,
+        "steps": _COLUMN,
+    },
+    PrintedRecord: {"bytes": COUNT, "lines": COUNT, "digest": DIGEST},
 }

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox.errors import SpecError
+from reprobox.errors import IncomparableError, SpecError
 from reprobox.snapshot.archive import digest_of
 from reprobox.snapshot.files import read_stable
 from reprobox.snapshot.model import ArchiveRecord, CodeRecord
@@ -90,6 +90,27 @@ def tree_hash(entries: Mapping[str, tuple[str, bytes]]) -> str:
         row = f"{_FOLDER} {name}\0".encode() + bytes.fromhex(tree_hash(inner))
         objects.append((name.encode() + b"/", row))
     return _object("tree", b"".join(row for _, row in sorted(objects))).hex()
+
+
+def described(tar: bytes) -> tuple[str, int]:
+    """Return the SWHID of the tree that a code archive holds, and how many files are in it.
+
+    Raises IncomparableError when it is no archive of code.
+    """
+    entries: dict[str, tuple[str, bytes]] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar), mode="r:", encoding="utf-8") as archive:
+            for member in archive:
+                if member.issym():
+                    entries[member.name] = (_LINK, member.linkname.encode())
+                elif (content := archive.extractfile(member)) is not None:
+                    entries[member.name] = (_PROGRAM if member.mode & 0o100 else _FILE, content.read())
+        return f"swh:1:dir:{tree_hash(entries)}", len(entries)
+    except (tarfile.TarError, ValueError, RecursionError) as error:
+        raise IncomparableError(
+            f"the code archive cannot be used: {error}",
+            hint="the manifest or its code archive was edited or damaged; get both again from where they came from",
+        ) from error
 
 
 def _object(kind: str, content: bytes) -> bytes:

@@ -60,7 +60,7 @@ def check_data(
             differences.append(f"{name} is missing ({_content(record)})")
             continue
         found = _hash_path(project, name, cache, observer or Observer())
-        if found.digest != record.digest:
+        if (found.digest, found.files, found.bytes) != (record.digest, record.files, record.bytes):
             differences.append(_difference(record, found, cache))
     return tuple(differences)
 

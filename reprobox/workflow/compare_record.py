@@ -12,17 +12,18 @@ from typing import Any
 
 from reprobox.errors import IncomparableError, UsageError
 from reprobox.manifest.model import Manifest
+from reprobox.record.plain import read_object
+from reprobox.record.processes import Coverage, Registered
+from reprobox.record.read import Record, read_record
 from reprobox.runtime import protocol
-from reprobox.trajectory.codec import decode_stream
-from reprobox.trajectory.comparison import compare
+from reprobox.runtime.unjudged import unjudged
+from reprobox.trajectory.comparison import Policy, compare
 from reprobox.trajectory.model import Outcome, Tolerance, Trajectory, Verdict
-from reprobox.trajectory.reader import read_streams
 from reprobox.validation import printable
-from reprobox.workflow.compare import Comparison, unequal, unseen
-from reprobox.workflow.coverage import Coverage, Registered
-from reprobox.workflow.entropy import read_object
+from reprobox.workflow.compare import Comparison
+from reprobox.workflow.judge import unequal, unseen
 from reprobox.workflow.paths import RunPaths
-from reprobox.workflow.unpack import load_manifest
+from reprobox.workflow.unpack import load_run
 
 _NOTE = "started by hand: its losses, digests and weights are judged; its code, data and image were not looked at"
 _AGAIN = "export the run again, into a new folder, and train there once"
@@ -40,26 +41,35 @@ def compare_record(run: Path, folder: Path, *, tolerance: Tolerance | None) -> C
     Raises UsageError when nothing, more than one training or something unreadable was recorded there,
     IncomparableError when it was seeded in another way than the run, and what `load_manifest` raises.
     """
-    manifest = load_manifest(run)
+    before = load_run(run)
+    manifest = before.manifest
     record = RunPaths(root=folder).record
-    config = read_object(record / protocol.CONFIG_FILE)
+    config = _config(record)
     _check_scheme(manifest, record, config)
     registered = Registered(record)
     registered.read()
     coverage = registered.coverage()
-    recorded = tuple(decode_stream(stream) for stream in manifest.streams)
-    if not recorded:
-        reason = "the run recorded no losses, and outputs of a training that was started by hand are not compared"
-        verdict = Verdict(outcome=Outcome.INCOMPARABLE, steps_compared=0, reason=reason)
-    else:
-        replayed = _streams(record, coverage, len(recorded))
-        verdict = unseen(manifest.processes, coverage.record()) or compare(recorded, replayed, tolerance=tolerance)
+    found = read_record(record)
+    reason = "the run recorded no losses, and outputs of a training that was started by hand are not compared"
+    nothing = Verdict(outcome=Outcome.INCOMPARABLE, steps_compared=0, reason=reason)
+    verdict = unseen(manifest.processes, coverage.record())
+    if verdict is None:
+        policy = Policy(tolerance=tolerance, judged=lambda name: not unjudged(name, manifest.spec.unjudged_metrics))
+        replayed = _streams(record, found, coverage, len(before.streams)) if before.streams else ()
+        verdict = (compare(before.streams, replayed, policy) if before.streams else None) or nothing
     return Comparison(
         verdict=verdict,
         steps_recorded=manifest.result.steps,
-        differences=unequal(_pairs(manifest, record, config)),
+        differences=unequal(_pairs(manifest, found, config)),
         note=_NOTE,
     )
+
+
+def _config(record: Path) -> Mapping[str, Any]:
+    try:
+        return read_object(record / protocol.CONFIG_FILE)
+    except ValueError:
+        return {}
 
 
 def _check_scheme(manifest: Manifest, record: Path, config: Mapping[str, Any]) -> None:
@@ -73,8 +83,8 @@ def _check_scheme(manifest: Manifest, record: Path, config: Mapping[str, Any]) -
         )
 
 
-def _streams(record: Path, coverage: Coverage, expected: int) -> tuple[Trajectory, ...]:
-    streams = read_streams(record)
+def _streams(record: Path, found: Record, coverage: Coverage, expected: int) -> tuple[Trajectory, ...]:
+    streams = found.trajectories
     if not streams and not coverage.covered:
         raise UsageError(
             f"nothing has been trained into {record}: the runtime never started",
@@ -93,10 +103,9 @@ def _streams(record: Path, coverage: Coverage, expected: int) -> tuple[Trajector
     return streams
 
 
-def _pairs(manifest: Manifest, record: Path, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _pairs(manifest: Manifest, found: Record, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what is known of both: what the runtime was told, and what the training said of itself at its end."""
-    facts = read_object(record / f"{protocol.FACTS_PREFIX}000{protocol.FACTS_SUFFIX}")
-    software, flags = facts.get("software"), facts.get("determinism")
+    software, flags = found.facts.software, found.facts.determinism
     told = {
         "seed": manifest.run.seed,
         "deterministic": manifest.run.deterministic,
@@ -108,7 +117,6 @@ def _pairs(manifest: Manifest, record: Path, config: Mapping[str, Any]) -> list[
     return [
         (name.replace("_", " "), _text(value), printable(_text(here[name]), 200))
         for known, here in ((told, config), (reported, software), (effective, flags))
-        if isinstance(here, Mapping)
         for name, value in known.items()
         if value is not None and name in here
     ]

@@ -10,21 +10,15 @@ The record is written by the program, so what it says here is believed only as f
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-import shlex
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 from reprobox.engines.streams import in_background
-from reprobox.manifest.model import ProcessesRecord, Program, UncoveredProcess
-from reprobox.runtime import protocol
-from reprobox.validation import printable
-from reprobox.workflow.entropy import open_plain
+from reprobox.record.processes import Coverage, Registered, UncoveredProcess, is_python, program_name, python_flags
 from reprobox.workflow.kernel import (
     Identity,
     below,
@@ -42,99 +36,6 @@ INTERVAL = 0.1
 # A process that has loaded nothing by then is looked at less often.
 _YOUNG_SECONDS = 10.0
 _OLD_INTERVAL = 1.0
-
-_MOST_BYTES = 32 << 20
-_MOST_LISTED = 100
-_LONGEST = 300
-
-# The compiled parts by which torch, NumPy, JAX and TensorFlow compute, as /proc/PID/maps names them.
-_PYTHON = re.compile(r"(?:python|pypy)[0-9.]*t?")
-
-
-@dataclass(kw_only=True)
-class Coverage:
-    """`covered` counts the Python processes in which the runtime started, `watched` says whether the others were looked
-    at from outside, `loaded` which modules (torch, numpy) covered ones imported.
-    """
-
-    covered: int = 0
-    watched: bool = False
-    uncovered: list[UncoveredProcess] = field(default_factory=list)
-    programs: Counter[str] = field(default_factory=Counter)
-    loaded: set[str] = field(default_factory=set)
-
-    def record(self) -> ProcessesRecord:
-        """Return what the manifest says of it."""
-        listed = sorted(self.programs.items())[:_MOST_LISTED]
-        return ProcessesRecord(
-            covered=self.covered,
-            watched=self.watched,
-            uncovered=tuple(self.uncovered[:_MOST_LISTED]),
-            programs=tuple(Program(name=name, count=count) for name, count in listed),
-        )
-
-
-class Registered:
-    """What the processes of a run have said of themselves so far; a line that is not of the agreed form is none."""
-
-    def __init__(self, record: Path, places: Mapping[str, str] = {}) -> None:
-        """Read from the folder `record`, whose file of processes need not exist yet. `places` are paths of this machine
-        with what is written in their stead, the first one first: a manifest tells no home.
-        """
-        self.started = 0
-        self.stacks: set[str] = set()
-        self.executables: set[str] = set()
-        self.loaded: set[str] = set()
-        self.identities: set[tuple[str, str]] = set()
-        self.missed: dict[tuple[str, str], UncoveredProcess] = {}
-        self.launched: Counter[tuple[str, ...]] = Counter()
-        self._places = places
-        self._path = record / protocol.PROCESSES_FILE
-        self._offset = 0
-        self._half = b""
-
-    def read(self) -> None:
-        """Take in what was written since the last call. Never raises."""
-        with contextlib.suppress(OSError), open_plain(self._path) as handle:
-            handle.seek(self._offset)
-            chunk = handle.read(max(0, _MOST_BYTES - self._offset))
-            self._offset += len(chunk)
-            *lines, self._half = (self._half + chunk).split(b"\n")
-            for line in lines:
-                self._take(line.decode(errors="replace").split("\t"))
-
-    def _take(self, fields: list[str]) -> None:
-        match fields:
-            case ["started", process, _, start, stack, executable] if stack.isdigit():
-                self.started += 1
-                self.identities.add((process, start))
-                self.stacks.add(stack)
-                self.executables.add(executable)
-            case ["loaded", _, ("torch" | "numpy") as module]:
-                self.loaded.add(module)
-            case ["missed", _, ("torch" | "numpy") as module, text] if words := _words(text):
-                found = self.uncovered(words, f"it imported {module} past the runtime")
-                self.missed.setdefault((found.command, found.reason), found)
-            case ["launched", _, text] if words := _words(text):
-                self.launched[words] += 1
-
-    def coverage(self) -> Coverage:
-        """Return what follows from this alone, where nobody looked from outside."""
-        found = Coverage(covered=self.started, loaded=set(self.loaded), uncovered=list(self.missed.values()))
-        for words, count in self.launched.items():
-            if _is_python(words[0]):
-                if "S" in python_flags(words):
-                    found.uncovered.append(self.uncovered(words, "python -S"))
-            else:
-                found.programs[_name(words[0])] += count
-        return found
-
-    def uncovered(self, words: Sequence[str], reason: str) -> UncoveredProcess:
-        """Return what is said of a process that is not covered."""
-        command = shlex.join(words) or "(no name)"
-        for place, instead in self._places.items():
-            command, reason = command.replace(place, instead), reason.replace(place, instead)
-        return UncoveredProcess(command=_cut(command), reason=_cut(reason))
 
 
 @dataclass
@@ -235,7 +136,7 @@ class Watcher:
             loaded = loaded_by(process)
         except PermissionError:
             # A program with rights of its own, such as sudo; but of a Python it would be wrong to say anything.
-            self._denied |= bool(seen.words) and _is_python(seen.words[0])
+            self._denied |= bool(seen.words) and is_python(seen.words[0])
             return
         except OSError:
             return
@@ -254,8 +155,8 @@ class Watcher:
             executable = str(Path(f"/proc/{process}/exe").readlink()).removesuffix(" (deleted)")
         except OSError:
             executable = words[0] if words else ""
-        if not _is_python(executable):
-            return f"another program: {_name(executable)} with {', '.join(loaded)}"
+        if not is_python(executable):
+            return f"another program: {program_name(executable)} with {', '.join(loaded)}"
         if "S" in python_flags(words):
             return "python -S"
         if self._registered.executables and executable not in self._registered.executables:
@@ -267,46 +168,4 @@ class Watcher:
             seen = self._seen.pop(identity)
             covered = identity[2] in self._registered.stacks
             if seen.words and not seen.unseen and not covered and identity[0] != self._top:
-                self._programs[_name(seen.words[0])] += 1
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Return the words of a command as they were registered; none where that is no command."""
-    with contextlib.suppress(ValueError, RecursionError):
-        words = json.loads(text)
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            return tuple(words)
-    return ()
-
-
-def python_flags(words: Sequence[str]) -> set[str]:
-    """Return the one-letter options of a Python's command line (docs.python.org/3/using/cmdline.html)."""
-    flags: set[str] = set()
-    rest = iter(words[1:])
-    for word in rest:
-        if not word.startswith("-") or word == "-":
-            break
-        if word.startswith("--"):
-            continue
-        for place, letter in enumerate(word[1:], 2):
-            if letter in "cm":
-                return flags
-            if letter in "XW":
-                if not word[place:]:
-                    next(rest, None)
-                break
-            flags.add(letter)
-    return flags
-
-
-def _is_python(path: str) -> bool:
-    return _PYTHON.fullmatch(PurePosixPath(path).name) is not None
-
-
-def _name(path: str) -> str:
-    return printable(PurePosixPath(path).name or path, 100) or "(no name)"
-
-
-def _cut(text: str) -> str:
-    """Make text fit for the manifest; what had to be escaped may be longer afterwards."""
-    return printable(text, _LONGEST)[:_LONGEST]
+                self._programs[program_name(seen.words[0])] += 1

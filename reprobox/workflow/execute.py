@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,17 +16,21 @@ from typing import Any
 from reprobox.engines.interface import DataMount, Engine, Plan
 from reprobox.engines.local_prefix import ENVIRONMENT
 from reprobox.errors import EngineError, ReproboxError
+from reprobox.manifest.model import PrintedRecord
 from reprobox.progress import Observer
+from reprobox.record.facts import Facts
+from reprobox.record.processes import Coverage
+from reprobox.record.read import read_record
+from reprobox.record.streams import News, StreamTail
 from reprobox.runtime import explain, protocol
 from reprobox.runtime.seeding import SCHEME
 from reprobox.spec import RunSpec, parse_size
 from reprobox.trajectory.bits import shown
 from reprobox.trajectory.model import Trajectory
-from reprobox.trajectory.reader import News, StreamTail, read_streams
-from reprobox.workflow.coverage import Coverage, Watcher
-from reprobox.workflow.entropy import read_findings, warnings_of
+from reprobox.trajectory.trainings import trainings_of
+from reprobox.trees import remove_tree
+from reprobox.workflow.coverage import Watcher
 from reprobox.workflow.paths import RunPaths, storage_error
-from reprobox.workflow.workers import warnings_of_workers
 
 Watch = Callable[[News], None]
 
@@ -53,11 +58,31 @@ class Job:
     total: int | None = None
 
 
+class Printed:
+    """Counts and digests what the program writes on its standard output."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.bytes = self.lines = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        """Take in what it wrote next."""
+        self.bytes += len(data)
+        self.lines += data.count(b"\n")
+        self._digest.update(data)
+
+    def record(self) -> PrintedRecord:
+        """Return what the manifest says of it."""
+        return PrintedRecord(bytes=self.bytes, lines=self.lines, digest=f"sha256:{self._digest.hexdigest()}")
+
+
 @dataclass(kw_only=True)
 class Result:
-    """What came of it. `status` is completed, failed or interrupted; `facts` is what the runtime said of its
-    process, `findings` what its audit found (see `workflow/entropy.py`), `coverage` in which processes; `failure`
-    is an error that ended the run from outside the program (the engine died, the disk was full).
+    """What came of it. `status` is completed, failed or interrupted; `facts` is what the processes said of themselves,
+    `findings` what the audit found (see `record/findings.py`), `coverage` in which processes, `printed` what it wrote
+    on standard output; `failure` is an error that ended the run from outside the program (the engine died, the disk was
+    full).
     """
 
     status: str = "failed"
@@ -65,9 +90,10 @@ class Result:
     started: datetime
     seconds: float = 0.0
     trajectories: tuple[Trajectory, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    findings: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    findings: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    printed: Printed = field(default_factory=lambda: Printed())
     warnings: list[str] = field(default_factory=list)
     failure: ReproboxError | None = None
     interrupted: bool = False
@@ -81,9 +107,10 @@ def execute(job: Job, observer: Observer, watch: Watch | None = None) -> Result:
     raises for what goes wrong under way: the Result says it, so that the caller can keep all that was recorded.
     """
     result = Result(started=datetime.now(UTC))
+    tail = StreamTail(job.paths.record)
     clock = time.monotonic()
     try:
-        _run(job, observer, watch, result)
+        _run(job, observer, watch, result, tail)
     except KeyboardInterrupt:
         result.status, result.interrupted = "interrupted", True
     except StopEarly:
@@ -94,15 +121,14 @@ def execute(job: Job, observer: Observer, watch: Watch | None = None) -> Result:
         result.failure = storage_error(error, job.paths.root)
     finally:
         result.seconds = time.monotonic() - clock
-        shutil.rmtree(job.paths.site, ignore_errors=True)
-    _gather(job, result)
+        remove_tree(job.paths.site)
+    _gather(job, result, tail)
     return result
 
 
-def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> None:
+def _run(job: Job, observer: Observer, watch: Watch | None, result: Result, tail: StreamTail) -> None:
     lay_out_runtime(job.paths.site)
     configure_runtime(job.spec, job.paths.record)
-    tail = StreamTail(job.paths.record)
     done = 0
     plan = _plan(job)
     result.warnings.extend(job.engine.limits_ignored(plan))
@@ -110,14 +136,17 @@ def _run(job: Job, observer: Observer, watch: Watch | None, result: Result) -> N
 
         def output(stream: str, data: bytes) -> None:
             log.write(data)
+            if stream == "stdout":
+                result.printed.add(data)
             observer.output(stream, data)
 
         def tick() -> None:
             nonlocal done
             for news in tail.news():
-                if news.losses:
-                    done += len(news.losses)
-                    last = news.losses[-1]
+                losses = news.trajectory.losses
+                if len(losses) > news.losses:
+                    done += len(losses) - news.losses
+                    last = losses[-1]
                     observer.step(done, job.total, shown(last.bits, last.dtype, last.scale))
                 if watch is not None:
                     watch(news)
@@ -211,30 +240,20 @@ def deciding_variables(spec: RunSpec, chosen: Mapping[str, str]) -> dict[str, st
     return variables
 
 
-def _gather(job: Job, result: Result) -> None:
+def _gather(job: Job, result: Result, tail: StreamTail) -> None:
     """Read what the runtime wrote; whatever is missing becomes a warning, never an error."""
-    record = job.paths.record
-    result.trajectories = read_streams(record)
-    result.warnings.extend(stream.damage for stream in result.trajectories if stream.damage)
+    record = read_record(job.paths.record, tail)
+    result.trajectories, result.facts, result.findings = record.trajectories, record.facts, record.findings
+    result.warnings.extend(record.warnings)
     if result.status == "completed":
         result.warnings.extend(
             f"process {number} ended without notice (os._exit, exec or a signal): its record breaks off "
             f"at loss {len(stream.losses)}"
             for number, stream in enumerate(result.trajectories)
-            if not stream.complete and not stream.damage
+            if not all(training.complete or training.damage for training in trainings_of(stream))
         )
-    facts = sorted(record.glob(f"{protocol.FACTS_PREFIX}*{protocol.FACTS_SUFFIX}"))
-    for path in facts:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        result.warnings.extend(text for text in content["warnings"] if text not in result.warnings)
-        # The first process that trained speaks for the run; without one, the first that ran.
-        if not result.facts or (content["determinism"] and not result.facts["determinism"]):
-            result.facts = content
     if result.status == "failed" and job.spec.deterministic and not any(map(explain.is_warning, result.warnings)):
         _look_for_operator(job, result)
-    result.findings = read_findings(record)
-    result.warnings.extend(warnings_of(result.findings["entropy"]))
-    result.warnings.extend(warnings_of_workers(record))
     result.warnings.extend(_of_processes(result))
     if isinstance(result.failure, EngineError):
         result.warnings.append(result.failure.message)
@@ -262,7 +281,7 @@ def _of_processes(result: Result) -> list[str]:
         texts.append("the runtime did not start in the program, which started no Python: no losses")
     elif result.status == "completed":
         reason = "the program never called backward()" if "torch" in coverage.loaded else "the program loaded no torch"
-        texts.append(f"{reason}: no losses; a replay compares outputs only")
+        texts.append(f"{reason}: no losses")
     return texts
 
 

@@ -18,22 +18,23 @@ from reprobox.image.layers import holds, layer_path
 from reprobox.image.oci import blob_path, canonical, layout_index
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.export import export_requirements
+from reprobox.manifest.derived import recorded
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import manifest_digest, read_manifest
 from reprobox.progress import Observer
-from reprobox.snapshot.archive import checked_tar
 from reprobox.snapshot.data import data_files
 from reprobox.snapshot.stamps import load_listing
-from reprobox.trajectory.codec import decode_stream, losses_tsv
+from reprobox.trajectory.codec import file_names, losses_tsv
 from reprobox.units import counted, size_text
 from reprobox.workflow.environment import remake
-from reprobox.workflow.inputs import recorded_code, recorded_data
+from reprobox.workflow.inputs import files_beside, recorded_code, recorded_data
 from reprobox.workflow.paths import RunPaths, refuse_to_replace, storage_error
 
 MANIFEST = "manifest.yaml"
 CODE = "code.tar.xz"
 LOCK = "requirements.lock"
 WHEELS = "wheels"
+COLUMNS = "trajectory"
 DATA = "data"
 IMAGE = "image"
 BASE = f"{IMAGE}/base.json"
@@ -70,7 +71,6 @@ def pack(request: PackRequest, *, cache: Path, observer: Observer) -> Written:
     if request.image and manifest.image is None:
         raise UsageError(f"{request.manifest} was run without an image", hint="leave --image out")
     packed_code = recorded_code(manifest, request.manifest)
-    checked_tar(packed_code, manifest.code.archive)
     try:
         # What is packed lies in the cache until it is written.
         with in_use(cache):
@@ -78,7 +78,7 @@ def pack(request: PackRequest, *, cache: Path, observer: Observer) -> Written:
                 of_bytes(MANIFEST, request.manifest.read_bytes()),
                 of_bytes(CODE, packed_code),
                 of_bytes(LOCK, export_requirements(manifest.lock).encode()),
-                *_losses(manifest),
+                *_record(manifest, request.manifest),
                 *(_data(request, manifest, cache, observer) if request.data and manifest.data else ()),
                 *_environment(request, manifest, cache, observer),
             ]
@@ -94,12 +94,20 @@ def _check_target(request: PackRequest) -> None:
     refuse_to_replace(request.target, force=request.force)
 
 
-def _losses(manifest: Manifest) -> list[Source]:
+def _record(manifest: Manifest, place: Path) -> list[Source]:
+    """Return the losses as tables, and what of the record is too long for the manifest."""
     paths = RunPaths(root=Path())
-    streams = [decode_stream(stream) for stream in manifest.streams]
+    beside = RunPaths(root=place.absolute().parent)
+    streams = recorded(manifest, files_beside(place))
     return [
-        of_bytes(paths.losses(number).name, losses_tsv(stream).encode())
-        for number, stream in enumerate(streams or (None,))
+        *(
+            of_bytes(paths.losses(number).name, b"".join(losses_tsv(stream)))
+            for number, stream in enumerate(streams or (None,))
+        ),
+        *(
+            of_file(f"{COLUMNS}/{sha256}", beside.columns / sha256, sha256=sha256)
+            for sha256 in file_names(manifest.streams)
+        ),
     ]
 
 

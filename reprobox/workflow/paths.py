@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +32,11 @@ class RunPaths:
         return self.root / "manifest.yaml"
 
     @property
+    def begun(self) -> Path:
+        """The run as it began; there as long as there is no manifest."""
+        return self.root / "begun.yaml"
+
+    @property
     def receipt(self) -> Path:
         """The outcome of a replay; runs that are no replay have none."""
         return self.root / "receipt.yaml"
@@ -53,6 +60,11 @@ class RunPaths:
     def archive(self) -> Path:
         """The code as one compressed tar."""
         return self.root / "code.tar.xz"
+
+    @property
+    def columns(self) -> Path:
+        """What of the record is too long for the manifest, each file named by its sha256; seldom there."""
+        return self.root / "trajectory"
 
     @property
     def work(self) -> Path:
@@ -109,6 +121,36 @@ def not_yet_started(paths: RunPaths) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def under_way(paths: RunPaths) -> Iterator[None]:
+    """Mark a run as one that this process executes, for as long as the context lasts and this process lives."""
+    with paths.begun.open("rb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def is_under_way(paths: RunPaths) -> bool:
+    """Say whether a living process on this machine executes a run. Source: flock(2)."""
+    try:
+        with paths.begun.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def unfinished_runs(folder: Path) -> list[RunPaths]:
+    """Return the runs below a folder whose reprobox was killed: they began, have no manifest, and nobody is at them."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
+    runs = [RunPaths(root=path) for path in found]
+    return [one for one in runs if one.begun.is_file() and not one.manifest.exists() and not is_under_way(one)]
+
+
 def find_manifest(path: Path) -> Path:
     """Return the manifest that `path` names: the file itself, or the one in that run folder.
 
@@ -118,6 +160,12 @@ def find_manifest(path: Path) -> Path:
         inside = path / "manifest.yaml"
         if inside.is_file():
             return inside
+        if RunPaths(root=path).begun.is_file():
+            raise UsageError(
+                f"the run in {path} was never finished, so it has no manifest",
+                hint=f"reprobox recover {shlex.quote(str(path))} makes one of what it recorded, once it does not run "
+                "any more",
+            )
         raise UsageError(f"no manifest.yaml in {path}", hint="name a run's folder (runs/NAME-0001) or a manifest.yaml")
     if not path.exists():
         raise UsageError(f"no such file: {path}", hint="name a run's folder (runs/NAME-0001) or a manifest.yaml")

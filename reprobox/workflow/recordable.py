@@ -23,9 +23,10 @@ from reprobox.errors import (
     StorageError,
     UnrecordedError,
 )
+from reprobox.manifest.model import Manifest
 from reprobox.workflow.execute import Result
 from reprobox.workflow.paths import RunPaths, storage_error
-from reprobox.workflow.record import Inputs, record_run
+from reprobox.workflow.record import Inputs, begun, record_run
 
 # What makes a manifest of what a run's folder keeps.
 RECOVER = "reprobox recover"
@@ -34,20 +35,21 @@ RECOVER = "reprobox recover"
 _ROOM = 1_000_000
 
 
-def check_recordable(paths: RunPaths, inputs: Inputs) -> None:
-    """Record a run that has not been, from all that is known before the program starts, and throw the record away.
+def check_recordable(paths: RunPaths, inputs: Inputs) -> Manifest:
+    """Record a run that has not been, from all that is known before the program starts; return it, and keep it in the
+    run's folder until the run's own manifest is written, so that `reprobox recover` can.
 
     Written exactly as after a training, so whatever a manifest's rules would refuse then is refused now. Raises
     SpecError for it, StorageError or OSError when there is no room in the run's folder or it cannot be written.
     """
     ensure_room(paths.root, _ROOM, hint="free some space and run again")
-    not_been = Result(status="completed", exit_code=0, started=datetime.now(UTC))
+    known = begun(paths, inputs)
     with tempfile.TemporaryDirectory(dir=paths.root, prefix=".trial-") as folder:
         trial = RunPaths(root=Path(folder) / paths.id)
         for empty in (trial.work, trial.record):
             empty.mkdir(parents=True)
         try:
-            record_run(trial, inputs, not_been)
+            record_run(trial, known, Result(status="interrupted", started=datetime.now(UTC)))
         except ManifestError as error:
             raise SpecError(
                 "nothing was trained, because no manifest could be written of it",
@@ -55,6 +57,8 @@ def check_recordable(paths: RunPaths, inputs: Inputs) -> None:
                 hint="change what is named: run and spec are reprobox.yaml and the flags, lock the requirements, "
                 "image the base, code and data the project",
             ) from error
+        trial.manifest.replace(paths.begun)
+    return known
 
 
 @contextlib.contextmanager
@@ -62,6 +66,7 @@ def kept_if_unrecorded(paths: RunPaths) -> Iterator[None]:
     """Write the manifest of a training that has ended inside. Raises UnrecordedError for whatever goes wrong there."""
     try:
         yield
+        paths.begun.unlink(missing_ok=True)
     except OSError as error:
         raise _unrecorded(paths, storage_error(error, paths.root).message, EXIT_ENGINE) from error
     except StorageError as error:

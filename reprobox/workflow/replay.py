@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import reprobox
 from reprobox.bundle.reader import is_bundle
 from reprobox.engines.interface import DataMount, Engine
-from reprobox.errors import ConsentError, EngineUnavailableError, ManifestError
+from reprobox.errors import ConsentError, EngineUnavailableError, ManifestError, UsageError
 from reprobox.fingerprint import Machine, differences, observe
 from reprobox.image.model import ImageRecord
 from reprobox.manifest.model import Manifest
@@ -28,20 +28,22 @@ from reprobox.manifest.receipt import (
 )
 from reprobox.manifest.store import manifest_digest
 from reprobox.progress import Observer
+from reprobox.record.streams import News
+from reprobox.runtime.protocol import CHILD
 from reprobox.runtime.seeding import SCHEME
 from reprobox.snapshot.model import CodeRecord
 from reprobox.spec import RunSpec
-from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.live import LiveComparison
-from reprobox.trajectory.model import Tolerance, Trajectory, Verdict
-from reprobox.trajectory.reader import News
+from reprobox.trajectory.model import Partial, Tolerance, Verdict
+from reprobox.trajectory.trainings import Pair
+from reprobox.trajectory.wording import reason
 from reprobox.units import counted
 from reprobox.validation import printable
-from reprobox.workflow.compare import judge
 from reprobox.workflow.environment import Environment, ImageSource, rebuild
-from reprobox.workflow.execute import Job, Result, StopEarly, Watch, execute
-from reprobox.workflow.inputs import recorded_code, recorded_data
-from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
+from reprobox.workflow.execute import Job, Result, StopEarly, execute
+from reprobox.workflow.inputs import files_beside, recorded_code, recorded_data
+from reprobox.workflow.judge import Judged, judge, run_differences
+from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error, under_way
 from reprobox.workflow.record import Inputs, record_run, utc
 from reprobox.workflow.recordable import check_recordable, kept_if_unrecorded
 from reprobox.workflow.run import describe_engine, mode, open_swept_engine, place_code, take_code
@@ -54,7 +56,7 @@ class ReplayRequest:
     named (None: docker); `code` replaces the manifest's code, `data` is the folder in which data paths are looked up
     (None: the current folder, then the project that the manifest lies in), `parent` is where `replays/` is made.
     `image` gives the image as a whole where it came with the manifest; with `keep_running` the program goes on though
-    reprobox be killed.
+    reprobox be killed. `steps` is after how many optimizer steps to stop and to judge (None: at the end).
     """
 
     manifest: Path
@@ -64,6 +66,7 @@ class ReplayRequest:
     data: Path | None = None
     tolerance: Tolerance | None = None
     fail_fast: bool = False
+    steps: int | None = None
     image: ImageSource | None = None
     keep_running: bool = False
 
@@ -97,6 +100,8 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     if is_bundle(request.manifest):
         brought = unpack(request.manifest, cache=cache, observer=observer)
         request = replace(request, manifest=brought.manifest, data=request.data or brought.data)
+    before = Judged.of(manifest, files_beside(request.manifest))
+    partial = _partial(manifest, request.steps)
     digest = manifest_digest(manifest)
     observer.finished("manifest", _describe(manifest))
     machine = observe()
@@ -126,8 +131,7 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
     try:
         with not_yet_started(paths):
             place_code(paths, inputs)
-            check_recordable(paths, inputs)
-            recorded = tuple(decode_stream(stream) for stream in manifest.streams)
+            known = check_recordable(paths, inputs)
         job = Job(
             spec=manifest.spec,
             paths=paths,
@@ -137,11 +141,13 @@ def replay(request: ReplayRequest, *, cache: Path, observer: Observer) -> Replay
             data=mounts,
             total=manifest.result.steps,
         )
-        result = execute(job, observer, _watcher(recorded, request))
-        with kept_if_unrecorded(paths):
-            here = record_run(paths, inputs, result)
-        found += _software_differences(manifest, here)
-        verdict = judge(manifest, here, recorded=recorded, replayed=result.trajectories, tolerance=request.tolerance)
+        with under_way(paths):
+            result = execute(job, observer, _Watcher(before, request, partial, observer))
+            with kept_if_unrecorded(paths):
+                here = record_run(paths, known, result)
+                after = Judged.of(here, files_beside(paths.manifest))
+        found += _later_differences(manifest, here, found, stopped=result.stopped_early)
+        verdict = judge(before, after, tolerance=request.tolerance, partial=partial, stopped=result.stopped_early)
         receipt = _receipt(digest, manifest, here, verdict, found, request.tolerance)
         write_receipt(receipt, paths.receipt)
     except OSError as error:
@@ -256,29 +262,74 @@ def changed_packages(recorded: Sequence[str], here: Sequence[str]) -> list[str]:
     return found
 
 
-def _software_differences(manifest: Manifest, here: Manifest) -> list[Difference]:
-    """Compare what the program reported of itself; only a run that got as far as reporting is compared."""
-    found = []
-    recorded, reported = asdict(manifest.software), asdict(here.software)
-    for name, value in reported.items():
-        if value is not None and recorded[name] is not None and value != recorded[name]:
-            found.append(Difference(what=name, recorded=recorded[name], here=value, effect="other code computes"))
-    for name in ("intraop_threads", "cpu_capability"):
-        one, other = manifest.determinism.get(name), here.determinism.get(name)
-        if one is not None and other is not None and one != other:
-            found.append(Difference(what=name, recorded=str(one), here=str(other), effect="sums are split another way"))
-    return found
+def _later_differences(
+    manifest: Manifest, here: Manifest, known: Sequence[Difference], *, stopped: bool
+) -> list[Difference]:
+    """Return what only the program's own report, or its end, tells; see `run_differences`."""
+    # Images, engines and machines were compared before, with more words.
+    said = {difference.what for difference in known} | {"image", "engine", "cpu", "gpus"}
+    if stopped:
+        said |= {"status", "outputs"}
+    effects = {"status": "the one did not end as the other", "outputs": "files that the program wrote"}
+    effects |= dict.fromkeys(("intraop_threads", "cpu_capability"), "sums are split another way")
+    return [
+        Difference(
+            what=one["what"],
+            recorded=one["recorded"],
+            here=one["here"],
+            effect=effects.get(one["what"], "other code computes"),
+        )
+        for one in run_differences(manifest, here)
+        # What a run that was ended early did not say of itself is no difference.
+        if one["what"] not in said and not {"none", "None"} & {one["recorded"], one["here"]}
+    ]
 
 
-def _watcher(recorded: Sequence[Trajectory], request: ReplayRequest) -> Watch:
-    """Compare while the replay runs; with --fail-fast the first difference ends it."""
-    live = LiveComparison(recorded, tolerance=request.tolerance)
+def _partial(manifest: Manifest, steps: int | None) -> Partial | None:
+    """Return how far a replay is to go, None for to its end. Raises UsageError where steps mean nothing."""
+    if steps is None:
+        return None
+    total = manifest.result.optimizer_steps
+    if not total:
+        raise UsageError(
+            "--steps counts optimizer steps, and the run recorded none", hint="leave --steps out, to replay all of it"
+        )
+    return Partial(steps=steps, total=total) if steps < total else None
 
-    def watch(news: News) -> None:
-        if live.feed(news.process, news.losses, news.digests) is not None and request.fail_fast:
-            raise StopEarly
 
-    return watch
+class _Watcher:
+    """Compares while the replay runs. Ends it at the first difference with --fail-fast, and where it has gone as far as
+    it was asked to, or as the recorded run went that was interrupted.
+    """
+
+    def __init__(self, before: Judged, request: ReplayRequest, partial: Partial | None, observer: Observer) -> None:
+        self._live = LiveComparison(before.streams, tolerance=request.tolerance)
+        self._fail_fast = request.fail_fast
+        self._observer = observer
+        self._told = False
+        # How far each process is to go, as losses and optimizer steps.
+        streams = [one for one in before.streams if one.role != CHILD and one.optimizer_steps]
+        self._goals: dict[int, tuple[int, int]] = {}
+        if partial is not None:
+            self._goals = {one.process: (0, min(partial.steps, one.optimizer_steps)) for one in streams}
+        elif before.manifest.run.status == "interrupted":
+            self._goals = {one.process: (len(one.losses), one.optimizer_steps) for one in streams}
+        self._reached: set[int] = set()
+
+    def __call__(self, news: News) -> None:
+        trajectory = news.trajectory
+        divergence = self._live.look(trajectory)
+        if divergence is not None and not self._told:
+            self._told = True
+            pair = Pair(first=self._live.recorded(divergence.stream), second=trajectory)
+            self._observer.warning(f"diverged: {reason(divergence, pair)}")
+            if self._fail_fast:
+                raise StopEarly
+        goal = self._goals.get(trajectory.process)
+        if goal is not None and len(trajectory.losses) >= goal[0] and trajectory.optimizer_steps >= goal[1]:
+            self._reached.add(trajectory.process)
+            if self._reached == self._goals.keys():
+                raise StopEarly
 
 
 def _receipt(
@@ -304,6 +355,8 @@ def _receipt(
         steps_recorded=manifest.result.steps,
         first_divergence=verdict.first_divergence,
         differences=tuple(found),
+        notes=verdict.notes,
+        partial=verdict.partial,
         tolerance=ToleranceRecord.of(tolerance) if tolerance else None,
         image=image,
         weights=WeightsComparison(recorded=manifest.result.weights, replayed=here.result.weights),

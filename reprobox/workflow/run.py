@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reprobox.documents import shown
 from reprobox.engines import choose_engine
 from reprobox.engines.interface import DataMount, Engine
 from reprobox.errors import SpecError
@@ -25,7 +27,14 @@ from reprobox.spec import RunSpec
 from reprobox.units import counted, size_text
 from reprobox.workflow.environment import prepare
 from reprobox.workflow.execute import Job, Result, execute
-from reprobox.workflow.paths import RunPaths, create_run, not_yet_started, storage_error
+from reprobox.workflow.paths import (
+    RunPaths,
+    create_run,
+    not_yet_started,
+    storage_error,
+    under_way,
+    unfinished_runs,
+)
 from reprobox.workflow.record import INLINE_LIMIT, Inputs, record_run
 from reprobox.workflow.recordable import check_recordable, kept_if_unrecorded
 
@@ -57,6 +66,8 @@ def run(
     Raises ReproboxError for what is wrong before the program starts; what happens later is in the report, and the
     run's folder keeps all that was recorded. Raises UnrecordedError when the manifest of it cannot be written.
     """
+    for lost in unfinished_runs(project / "runs"):
+        observer.warning(f"{lost.root.name} was never finished: reprobox recover {shlex.quote(shown(lost.root))}")
     opened, reason = open_swept_engine(engine, observer, keep_running=keep_running)
     spec = settle(spec)
     machine = observe()
@@ -90,10 +101,11 @@ def run(
         with not_yet_started(paths):
             place_code(paths, inputs)
             keep_wheels(environment.lock, paths.wheels, cache)
-            check_recordable(paths, inputs)
-        result = execute(job, observer)
-        with kept_if_unrecorded(paths):
-            manifest = record_run(paths, inputs, result)
+            known = check_recordable(paths, inputs)
+        with under_way(paths):
+            result = execute(job, observer)
+            with kept_if_unrecorded(paths):
+                manifest = record_run(paths, known, result)
     except OSError as error:
         raise storage_error(error, paths.root) from error
     return RunReport(paths=paths, manifest=manifest, result=result)

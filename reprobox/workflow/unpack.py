@@ -22,8 +22,11 @@ from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import MANIFEST_FORMAT, MAX_MANIFEST_BYTES, manifest_digest, read_manifest
 from reprobox.progress import Observer
 from reprobox.snapshot.archive import digest_of
+from reprobox.trajectory.codec import file_names
 from reprobox.units import counted, size_text
-from reprobox.workflow.pack import BASE, CODE, DATA, IMAGE, MANIFEST, WHEELS
+from reprobox.workflow.inputs import check_inline_code, files_beside
+from reprobox.workflow.judge import Judged
+from reprobox.workflow.pack import BASE, CODE, COLUMNS, DATA, IMAGE, MANIFEST, WHEELS
 from reprobox.workflow.paths import find_manifest
 
 _MAX_DOCUMENT = 4 << 20
@@ -48,6 +51,22 @@ def load_manifest(run: Path) -> Manifest:
         return _manifest_in(bundle)
 
 
+def load_run(run: Path) -> Judged:
+    """Read the manifest of a run, as `load_manifest`, and what was recorded; all that it says of both is checked.
+
+    Raises ManifestError, too, where it contradicts itself or what lies beside it.
+    """
+    if not is_bundle(run):
+        place = find_manifest(run)
+        manifest = read_manifest(place)
+        check_inline_code(manifest)
+        return Judged.of(manifest, files_beside(place))
+    with open_bundle(run) as bundle:
+        manifest = _manifest_in(bundle)
+        check_inline_code(manifest)
+        return Judged.of(manifest, lambda sha256, limit: bundle.content(f"{COLUMNS}/{sha256}", limit=limit))
+
+
 def manifest_place(run: Path) -> Path:
     """Return the file that holds the manifest: a bundle itself, or see `find_manifest`."""
     return run if is_bundle(run) else find_manifest(run)
@@ -65,7 +84,8 @@ def unpack(path: Path, *, cache: Path, observer: Observer) -> Unpacked:
         layers = _layers(bundle, manifest, cache)
         identity = digest_of(dump_index(bundle.index)).removeprefix("sha256:")
         folder = cache / "bundles" / identity
-        beside = [] if folder.is_dir() else [MANIFEST, CODE, *_data_members(bundle, manifest)]
+        columns = [f"{COLUMNS}/{sha256}" for sha256 in file_names(manifest.streams)]
+        beside = [] if folder.is_dir() else [MANIFEST, CODE, *columns, *_data_members(bundle, manifest)]
         wanted = [
             *(f"{WHEELS}/{package.file}" for package in wheels),
             *(_blob(layer.diff_id) for layer in layers),

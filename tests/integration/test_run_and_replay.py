@@ -129,6 +129,7 @@ def test_fail_fast_stops_at_the_difference(reprobox: Reprobox, tiny: Path, tmp_p
     arguments = ["replay", report["manifest"], "--engine", "local", "--code", str(changed), "--fail-fast", "--json"]
     done = reprobox(*arguments, folder=tmp_path, code=1)
     assert done.data["first_divergence"]["step"] == 0
+    assert "warning   diverged: the weights differ after optimizer step 0" in done.stderr
     assert (Path(done.data["run_dir"]) / "log.txt").read_text().count("epoch") < 600, "it was not stopped"
 
 
@@ -140,7 +141,7 @@ def test_compare_names_the_first_differing_step_and_what_was_different(reprobox:
     differing = done.data
     assert (differing["verdict"], differing["first_divergence"]["step"]) == ("DIVERGED", 0)
     assert f"DIVERGED at step 0 of {first['steps']}" in done.stderr
-    assert [difference["what"] for difference in differing["differences"]] == ["seed"]
+    assert [difference["what"] for difference in differing["differences"]] == ["seed", "PYTHONHASHSEED"]
     close = reprobox("compare", first["run_dir"], other["run_dir"], "--atol", "100", "--json", folder=tiny).data
     assert close["verdict"] == "WITHIN_TOLERANCE"
 

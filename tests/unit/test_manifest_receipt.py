@@ -13,12 +13,13 @@ from reprobox.manifest.receipt import (
     RECEIPT_FORMAT,
     Receipt,
     ToleranceRecord,
+    WeightsComparison,
     dump_receipt,
     read_receipt,
     write_receipt,
 )
 from reprobox.manifest.store import manifest_digest, read_manifest
-from reprobox.trajectory.model import Tolerance
+from reprobox.trajectory.model import Divergence, Partial, Tolerance
 
 ASSETS = Path(__file__).parent.parent / "assets"
 EXAMPLE = ASSETS / "receipt-1.yaml"
@@ -58,10 +59,30 @@ def test_a_receipt_cut_after_its_last_key_is_truncated() -> None:
         RECEIPT_FORMAT.read(text[: text.index("seconds:") + 8].encode())
 
 
+SOME = Divergence(what="metric", name="accuracy", step=1)
+OTHER_WEIGHTS = WeightsComparison(recorded="sha256:" + "0" * 64, replayed="sha256:" + "1" * 64)
+EXACT: dict[str, Any] = {
+    "verdict": "EXACT",
+    "steps_compared": 40,
+    "first_divergence": None,
+    "weights": WeightsComparison(recorded="sha256:" + "0" * 64, replayed="sha256:" + "0" * 64),
+}
+
+
+def test_a_receipt_says_exact_where_nothing_in_it_says_otherwise(receipt: Receipt) -> None:
+    exact = replace(receipt, **EXACT)
+    assert RECEIPT_FORMAT.read(dump_receipt(exact)) == exact
+    part = replace(exact, steps_compared=12, partial=Partial(steps=12, total=40))
+    assert RECEIPT_FORMAT.read(dump_receipt(part)) == part
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"verdict": "EXACT"}, "first_divergence: cannot be there when the verdict is EXACT"),
+        ({**EXACT, "first_divergence": SOME}, "first_divergence: cannot be there when the verdict is EXACT"),
+        ({**EXACT, "steps_compared": 39}, "steps_compared: must be steps_recorded when the verdict is EXACT"),
+        ({**EXACT, "weights": OTHER_WEIGHTS}, "weights: differ, which cannot be when the verdict is EXACT"),
+        ({"partial": Partial(steps=40, total=40)}, "partial: is no part"),
         ({"first_divergence": None}, "first_divergence: must be there when the verdict is DIVERGED"),
         ({"verdict": "WITHIN_TOLERANCE", "tolerance": None}, "tolerance: must be there"),
         ({"steps_compared": 41}, "steps_compared: is more than steps_recorded"),

@@ -23,12 +23,26 @@ ASSET = Path(__file__).parent.parent / "assets" / "manifest-1.yaml"
 
 
 def stream_text(trajectory: Trajectory) -> str:
-    """Write a trajectory as the runtime had written it."""
-    lines = ["reprobox-stream\t1"]
+    """Write a trajectory of one optimizer as the runtime had written it."""
+    lines = ["reprobox-stream\t1", f"process\t{trajectory.role}"]
     lines += [f"loss\t{one.step}\t{one.optimizer_step}\t{one.dtype}\t{one.bits}" for one in trajectory.losses]
+    lines += [f"optimizer\t{at}\t{one.training}\t{one.kind}" for at, one in enumerate(trajectory.optimizers)]
     lines += [f"step\t{number}\t0" for number in range(trajectory.optimizer_steps)]
-    lines += [f"digest\t{one.optimizer_step}\t{one.what}\t{one.optimizer}\t{one.value}" for one in trajectory.digests]
-    return "\n".join([*lines, f"end\t{trajectory.weights or '-'}", ""])
+    lines += [
+        f"digest\t{one.optimizer_step}\t{one.what}\t{one.optimizer}\t{one.round}\t{one.value}"
+        for one in trajectory.digests
+    ]
+    lines += [
+        f"tensor\t{one.optimizer_step}\t{one.what}\t{'-' if one.optimizer is None else 0}\t{one.name}\t{one.value}"
+        for one in trajectory.tensors
+    ]
+    lines += [
+        f"metric\t{name}\t{at}\t-\t{dtype}\t{bits}"
+        for name, series in trajectory.metrics.items()
+        for at, (dtype, bits) in zip(series.at, series.numbers.each(), strict=True)
+    ]
+    lines += [f"final\t{at}\t{one.weights}" for at, one in enumerate(trajectory.optimizers)]
+    return "\n".join([*lines, "end", ""])
 
 
 class Trained:
@@ -64,16 +78,19 @@ def trained(tmp_path: Path) -> Trained:
 def test_the_same_losses_digests_and_weights_are_exact(trained: Trained) -> None:
     found = trained.compare()
     assert found.verdict.outcome is Outcome.EXACT
-    assert found.verdict.reason == "all 40 losses, 11 digests and the final weights are equal to the bit"
+    assert found.verdict.reason == (
+        "all 40 losses, 11 digests, 1 metric, 9 tensors of the final state and the final weights are equal to the bit"
+    )
     assert (found.steps_recorded, found.differences) == (40, [])
     assert found.note is not None and "not looked at" in found.note
 
 
 def test_other_weights_alone_are_a_divergence(trained: Trained) -> None:
-    trained.write(replace(trained.trajectory, weights="sha256:" + "0" * 64))
+    other = replace(trained.trajectory.optimizers[0], weights="sha256:" + "0" * 64)
+    trained.write(replace(trained.trajectory, optimizers=(other,)))
     found = trained.compare()
     assert found.verdict.outcome is Outcome.DIVERGED
-    assert found.verdict.first_divergence is not None and found.verdict.first_divergence.what == "weights"
+    assert found.verdict.first_divergence is not None and found.verdict.first_divergence.what == "final"
 
 
 def test_what_the_training_was_told_and_said_of_itself_is_held_against_the_run(trained: Trained) -> None:
@@ -134,7 +151,13 @@ def test_a_record_of_a_later_version_is_refused_by_file_and_line(trained: Traine
 def test_a_run_without_losses_is_incomparable(trained: Trained) -> None:
     # `result` names what the streams hold.
     result = replace(
-        trained.manifest.result, steps=0, optimizer_steps=0, first_loss=None, final_loss=None, weights=None
+        trained.manifest.result,
+        steps=0,
+        optimizer_steps=0,
+        first_loss=None,
+        final_loss=None,
+        weights=None,
+        metrics={},
     )
     empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     trained.manifest = replace(trained.manifest, streams=(), result=replace(result, trajectory=empty))
@@ -155,7 +178,7 @@ def test_the_command_answers_as_for_two_runs(trained: Trained) -> None:
     answer = json.loads(done.stdout)
     assert (answer["verdict"], answer["steps_compared"], answer["receipt"]) == ("EXACT", 40, None)
     assert done.return_value == 0
-    trained.write(replace(trained.trajectory, losses=trained.trajectory.losses[:5]))
+    trained.write(replace(trained.trajectory, losses=trained.trajectory.losses.part(0, 5)))
     done = CliRunner().invoke(command, arguments, standalone_mode=False)
     assert (done.return_value, json.loads(done.stdout)["verdict"]) == (1, "DIVERGED")
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from reprobox.manifest.model import UncoveredProcess
+from reprobox.record.processes import Coverage, Registered, python_flags
 from reprobox.workflow import kernel
-from reprobox.workflow.coverage import Coverage, Registered, Watcher, python_flags
+from reprobox.workflow.coverage import Watcher
 from reprobox.workflow.kernel import below
 
 STARTED = "started\t{pid}\t1\t{start}\t{stack}\t{executable}\n"

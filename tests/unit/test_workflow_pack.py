@@ -215,7 +215,8 @@ def test_a_folder_without_files_comes_back(run: Packable) -> None:
     project = run.path.parent.parent.parent
     (project / "none").mkdir()
     data = hash_data(project, ["data/digits", "none"], cache=run.cache)
-    write_manifest(replace(run.manifest, data=data), run.path)
+    spec = replace(run.manifest.spec, data=("data/digits", "none"))
+    write_manifest(replace(run.manifest, data=data, spec=spec), run.path)
     cache, path, folder = run.unpack(run.pack())
     assert recorded_data(read_manifest(path), path, folder, cache=cache) == folder
 
@@ -224,7 +225,8 @@ def test_data_that_is_one_file_comes_back(run: Packable) -> None:
     project = run.path.parent.parent.parent
     (project / "one.bin").write_bytes(b"1")
     data = hash_data(project, ["one.bin"], cache=run.cache)
-    write_manifest(replace(run.manifest, data=data), run.path)
+    spec = replace(run.manifest.spec, data=("one.bin",))
+    write_manifest(replace(run.manifest, data=data, spec=spec), run.path)
     cache, path, folder = run.unpack(run.pack())
     assert folder is not None and (folder / "one.bin").read_bytes() == b"1"
     assert recorded_data(read_manifest(path), path, folder, cache=cache) == folder

@@ -17,10 +17,9 @@ from reprobox.fingerprint import Gpu
 from reprobox.manifest.model import Manifest, UncoveredProcess
 from reprobox.manifest.store import read_manifest, write_manifest
 from reprobox.progress import Observer
-from reprobox.trajectory.codec import decode_stream
 from reprobox.trajectory.model import Outcome
-from reprobox.workflow.compare import judge, run_differences
 from reprobox.workflow.environment import Environment
+from reprobox.workflow.judge import Judged, judge, run_differences
 from reprobox.workflow.replay import ReplayRequest, _environment_differences, replay
 
 OTHER = "sha256:" + "e" * 64
@@ -94,14 +93,12 @@ def test_a_run_with_a_process_that_nobody_recorded_is_incomparable_with_any(whic
     changed = replace(manifest, processes=replace(manifest.processes, uncovered=unseen))
     pair = [manifest, manifest]
     pair[which] = changed
-    streams = tuple(decode_stream(stream) for stream in manifest.streams)
-    verdict = judge(*pair, recorded=streams, replayed=streams, tolerance=None)
+    verdict = judge(*map(Judged.of, pair))
     assert (verdict.outcome, verdict.steps_compared) == (Outcome.INCOMPARABLE, 0)
     assert (
         verdict.reason == f"in {run} this was neither seeded nor recorded: python -S stage.py (python -S), and 1 more"
     )
-    equal = judge(manifest, manifest, recorded=streams, replayed=streams, tolerance=None)
-    assert equal.outcome is Outcome.EXACT
+    assert judge(Judged.of(manifest), Judged.of(manifest)).outcome is Outcome.EXACT
 
 
 @pytest.fixture(params=["docker", "local"])
