@@ -16,6 +16,8 @@ COMMANDS = {
     "init": "Make a starter project from a template.",
     "run": "Train in a pinned environment and write a manifest.",
     "show": "Show a run's manifest for a person.",
+    "list": "List the runs and replays of a project.",
+    "recover": "Make the manifest of a run whose reprobox was killed.",
     "replay": "Rebuild what a manifest describes, train again, and judge.",
     "push": "Send a run's image to a registry, its manifest attached.",
     "compare": "Compare two runs and name the first differing step.",

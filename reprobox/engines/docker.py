@@ -21,6 +21,7 @@ from reprobox.engines.docker_plan import (
     KEEP_LABEL,
     OWNER_LABEL,
     RECORD_FOLDER,
+    RUN_LABEL,
     SITE_FOLDER,
     GpuChoice,
     choose_gpus,
@@ -34,7 +35,7 @@ from reprobox.engines.docker_plan import (
     podman_limits,
 )
 from reprobox.engines.docker_run import ContainerExecution, lent, running
-from reprobox.engines.interface import EngineInfo, Plan
+from reprobox.engines.interface import EngineInfo, Left, Plan
 from reprobox.engines.nvidia import find_driver
 from reprobox.engines.owner import is_gone, this_process
 from reprobox.engines.start_file import write_start_files
@@ -289,6 +290,17 @@ class DockerEngine(DockerImages):
         wanted = None if plan.gpus == "all" else len(plan.gpus.split(","))
         if int(answer) < (wanted or 1):
             raise EngineError(f"{answer.strip()} GPUs arrive in the container, {plan.gpus} were asked for")
+
+    def left_of(self, run_id: str) -> Left | None:
+        """Say what is left of the program of a run whose reprobox has died: a container of its ID."""
+        with self._connection.asking("looking for the run's container"):
+            found = self._connection.api.containers(all=True, filters={"label": [f"{RUN_LABEL}={run_id}"]})
+            for container in found:
+                state = self._connection.api.inspect_container(container["Id"])["State"]
+                name = container["Names"][0].lstrip("/") if container["Names"] else container["Id"][:12]
+                running = state["Status"] in _RUNNING
+                return Left(name=name, running=running, exit_code=None if running else int(state["ExitCode"]))
+        return None
 
     def sweep(self) -> list[str]:
         """Remove the containers of reprobox processes that are gone; return their names.

@@ -96,6 +96,17 @@ class Execution(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What is left of a program whose reprobox has died: its `name` on the engine, whether it is `running`, and its
+    exit status once it has ended.
+    """
+
+    name: str
+    running: bool
+    exit_code: int | None
+
+
 class Engine(Protocol):
     """A place where programs run; `name` is the key in `engines.ENGINES`."""
 
@@ -111,6 +122,10 @@ class Engine(Protocol):
 
     def start(self, plan: Plan) -> AbstractContextManager[Execution]:
         """Start the program. On leaving the context whatever was started is gone, whichever way it is left."""
+        ...
+
+    def left_of(self, run_id: str) -> Left | None:
+        """Say what is left of the program of a run whose reprobox has died, None where nothing is."""
         ...
 
     def sweep(self) -> list[str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reprobox.cache import cache_root, write_atomically
 from reprobox.engines import streams, supervisor
-from reprobox.engines.interface import EngineInfo, Plan, pythonpath
+from reprobox.engines.interface import EngineInfo, Left, Plan, pythonpath
 from reprobox.engines.local_environment import prepare, python_and_platform
 from reprobox.engines.local_prefix import make_prefix
 from reprobox.engines.owner import is_gone, start_time, this_process
@@ -243,6 +243,10 @@ class LocalEngine:
 
     def _write(self, note: Mapping[str, object]) -> None:
         write_atomically(Path(str(note["file"])), json.dumps(note).encode())
+
+    def left_of(self, run_id: str) -> Left | None:
+        """Say that nothing is left: the supervisor ends the program the moment that its reprobox dies."""
+        return None
 
     def sweep(self) -> list[str]:
         """Remove what reprobox processes that are gone left behind; return the names of their runs.

@@ -144,6 +144,38 @@ def test_a_killed_local_run_leaves_no_process(reprobox: Reprobox, tiny: Path) ->
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_killed_run_is_recovered_and_replayed_as_far_as_it_went(
+    reprobox: Reprobox, tiny: Path, tmp_path: Path
+) -> None:
+    make_endless(tiny)
+    process = reprobox.start("run", "--engine", "local", folder=tiny)
+    folder = wait_for_losses(tiny / "runs", process)
+    under_way = reprobox("list", "--json", folder=tiny).data["runs"]
+    assert [one["state"] for one in under_way] == ["under way"]
+    assert reprobox("recover", str(folder), folder=tiny, code=2).stderr.startswith("error: the run in")
+    process.kill()
+    process.communicate()
+    (listed,) = reprobox("list", "--json", folder=tiny).data["runs"]
+    assert listed["state"] == "unfinished"
+    for command in (["show", str(folder)], ["compare", str(folder), str(folder)]):
+        assert f"reprobox recover {folder}" in reprobox(*command, folder=tiny, code=2).stderr
+    recovered = reprobox("recover", str(folder), "--json", folder=tiny).data
+    assert (recovered["status"], recovered["exit_code"]) == ("interrupted", None)
+    assert recovered["steps"] > 0
+    assert any("reprobox was killed in this run" in text for text in recovered["warnings"])
+    assert "has its manifest" in reprobox("recover", str(folder), folder=tiny, code=2).stderr
+    # Without reprobox's help it would go on for an hour.
+    replay = ["replay", recovered["manifest"], "--engine", "local", "--json"]
+    whole = reprobox(*replay, folder=tmp_path, code=5).data
+    assert whole["verdict"] == "INCOMPARABLE"
+    assert whole["reason"].startswith("the recorded run was interrupted; ")
+    assert "equal to the bit" in whole["reason"]
+    part = reprobox(*replay, "--steps", "1", folder=tmp_path).data
+    assert part["verdict"] == "EXACT"
+    assert part["partial"]["steps"] == 1
+    assert part["reason"].startswith(f"for the first 1 of {part['partial']['total']} optimizer steps: ")
+
+
 def test_without_an_engine_the_run_is_local_and_says_so(reprobox: Reprobox, tiny: Path, tmp_path: Path) -> None:
     nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
     done = reprobox("run", "--json", folder=tiny, env=nowhere)

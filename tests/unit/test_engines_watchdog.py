@@ -73,7 +73,8 @@ def until_child(number: int) -> list[int]:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         children = [int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
-        if children and b"sleep" in Path(f"/proc/{children[0]}/cmdline").read_bytes():
+        # Not the shell, whose script says so too, on its way there.
+        if children and Path(f"/proc/{children[0]}/cmdline").read_bytes().startswith(b"sleep\0"):
             return children
         time.sleep(0.02)
     return []

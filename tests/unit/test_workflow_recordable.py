@@ -194,7 +194,7 @@ def test_a_training_whose_manifest_cannot_be_written_is_kept_and_the_error_says_
     assert caught.value.message.startswith(f"the training has ended, but its manifest could not be written: {cause}")
     assert caught.value.details[-1] == f"all that it recorded is kept in {kept}"
     assert caught.value.hint == f"{RECOVER} {kept} makes the manifest from it"
-    assert sorted(path.name for path in kept.iterdir()) == ["code.tar.xz", "log.txt", "record", "work"]
+    assert sorted(path.name for path in kept.iterdir()) == ["begun.yaml", "code.tar.xz", "log.txt", "record", "work"]
     assert (kept / "log.txt").read_text() == "trained\n"
     assert (kept / "work" / "trained").exists() and list((kept / "record").iterdir())
 
