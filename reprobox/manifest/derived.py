@@ -80,11 +80,11 @@ def unjudged_names(names: Iterable[str], spec: RunSpec) -> tuple[str, ...]:
 
 
 def final_weights(streams: tuple[Trajectory, ...]) -> str | None:
-    """Return the digest of what a run arrived at: that of its processes where all have the same, else over all of
-    them; None where one is unknown.
+    """Return the digest of what a run arrived at: of the different ones among what its optimizers did, in whatever
+    process, which of a pool is chance; None where one is unknown.
     """
-    weights = [stream.weights for stream in streams if stream.optimizers]
-    return weights[0] if len(set(weights)) == 1 else combined_weights(weights)
+    found = {optimizer.weights for stream in streams for optimizer in stream.optimizers}
+    return combined_weights(list(found))
 
 
 def _shown(loss: Loss) -> str:
@@ -157,10 +157,11 @@ def _missing_digests(here: str, record: StreamRecord, stream: Trajectory, every:
 def _missing_tensors(here: str, stream: Trajectory) -> Iterator[str]:
     present = {one.what for one in stream.tensors}
     stepped = any(one.steps for one in stream.optimizers)
+    trained = bool(stream.optimizers)
     for what, expected in (
         (protocol.INITIAL, len(stream.losses) > 0),
         (protocol.GRADIENT, stepped and "digests" not in stream.missing),
-        (protocol.STATE, stepped and stream.complete),
+        (protocol.STATE, trained and stream.complete),
     ):
         # A process that was cut off may end before the line that would have said why.
         if expected and what not in present and what not in stream.missing and stream.complete:

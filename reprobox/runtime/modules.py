@@ -15,6 +15,7 @@ Not known are copies of a module whose class overrides `__setstate__` or `__deep
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import threading
@@ -123,6 +124,9 @@ class Modules:
         self._begin()
         self._heard: weakref.WeakSet[type] = weakref.WeakSet()
         self._set_hooks()
+        # True while Python's collector is at work, in whatever thread: when it comes is chance.
+        self._collecting = False
+        gc.callbacks.append(self._on_collection)
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -137,6 +141,11 @@ class Modules:
         self._optimized: set[int] = set()
         # Up to which of the modules noted that was last done.
         self._named_at = self._given_at = self._looked_at = self._watched_at = 0
+
+    @property
+    def beyond(self) -> int:
+        """How many modules were not watched because too many were."""
+        return len(self._beyond)
 
     @property
     def fresh(self) -> bool:
@@ -495,7 +504,7 @@ class Modules:
     def _end(self, root: _Root) -> None:
         if root in self._roots:
             self._roots.remove(root)
-            if root.original is not None and root.original.places:
+            if root.original is not None and root.original.places and not self._collecting:
                 root.original.free.setdefault(root.build, []).append(root.name)
 
     @_harmless(lambda: None)
@@ -505,6 +514,9 @@ class Modules:
         if root is not None and not sys.is_finalizing():
             hooks.uncompiled(self._take_leave, root, module)
 
+    def _on_collection(self, phase: str, info: Any) -> None:
+        self._collecting = phase == "start"
+
     def _take_leave(self, root: _Root, module: Any) -> None:
         key = _key(module)
         known, prefixes = root.places[key]
@@ -512,6 +524,8 @@ class Modules:
         if known() is not None and known() is not module:
             return
         self._drop(key)
+        if self._collecting and root.original is not None:
+            return  # whether a copy in a cycle is there at the end, too, must not depend on when it is collected
         top = root.module()
         if top is None or top is module:
             entries = self._of(module, prefixes)

@@ -93,7 +93,7 @@ class Recorder:
         """
         line = lines.metric(name, self.losses, step, dtype, bits)
         # Without torch nothing is ever under way, and nothing comes by later to write the entries.
-        self.guard(self._emit if "torch" in sys.modules else self._write, line)
+        self.guard(self.emit if "torch" in sys.modules else self._write, line)
 
     def metric_tensor(self, name: str, value: Any, step: int | None = None) -> None:
         """Record a metric that is a one-element tensor of a floating dtype on a device, without waiting for it."""
@@ -107,10 +107,11 @@ class Recorder:
 
         self._torch = torch
         self._dtypes = {getattr(torch, name): name for name in DTYPES}
-        self._witness = Witness(torch, self._digest_every, self._emit, self._under_way, self.warn)
+        self._witness = Witness(torch, self._digest_every, self)
         self._parameters = Parameters(self._witness.modules)
 
-    def _emit(self, entry: Any) -> None:
+    def emit(self, entry: Any) -> None:
+        """Add a line to the record, or what `under_way` returned."""
         self._entries.append(entry)
 
     def _write(self, line: str) -> None:
@@ -189,6 +190,9 @@ class Recorder:
             tracked.blind += 1
         tracked.losses = self.losses
         if self._witness.due(tracked.steps):
+            if tracked.changed():
+                self._owners.join(tracked, self._witness.modules.name_of)
+                self._witness.changed(tracked)
             self._witness.stepped(at, tracked)
 
     def skip(self, optimizer: Any) -> None:
@@ -235,13 +239,14 @@ class Recorder:
             # The parameters live as long as the optimizer, which holds them anyway. When it goes away before the
             # program ends, as at the end of a function, its finalizer still sees them.
             weakref.finalize(optimizer, self._optimizer_gone, key, tracked, self._pid).atexit = False
-        if len(optimizer.param_groups) != tracked.groups:
+        if optimizer.param_groups is not tracked.groups:
             new = not tracked.groups
-            tracked.remember(optimizer.param_groups)
-            self._owners.join(tracked, self._witness.modules.name_of)
+            tracked.groups = optimizer.param_groups
             if new:
+                tracked.changed()
+                self._owners.join(tracked, self._witness.modules.name_of)
                 self._entries.append(lines.optimizer(tracked.ordinal, tracked.training, tracked.kind))
-            self._witness.changed(tracked)
+                self._witness.changed(tracked)
         return tracked
 
     def _one_of_many(self, optimizer: Any) -> Tracked:
@@ -252,13 +257,13 @@ class Recorder:
             self._tracked.append(self._others)
             self._entries.append(lines.optimizer(self._others.ordinal, self._others.training, self._others.kind))
             self._entries.append(lines.lost(protocol.FINAL, "more than %d optimizers" % self._others.ordinal))
-        self._others.remember(optimizer.param_groups)
+        self._others.groups = optimizer.param_groups
         return self._others
 
     def _later(self, render: Callable[..., str], known: tuple[Any, ...], values: list[Any]) -> None:
-        self._entries.append(self._under_way(render, known, values))
+        self._entries.append(self.under_way(render, known, values))
 
-    def _under_way(self, render: Callable[..., str], known: tuple[Any, ...], values: list[Any]) -> Any:
+    def under_way(self, render: Callable[..., str], known: tuple[Any, ...], values: list[Any]) -> Any:
         """Return the entry of `render(*known, *hosts)`, for when these one-element tensors are on the host."""
         from .device_ring import DeviceRing
 
@@ -277,8 +282,11 @@ class Recorder:
             return
         del self._optimizers[key]
         self._settle(tracked)
-        # A pool may end this process without notice, and a training that is done is to be in the record by then. Not in
-        # the middle of something else, where a garbage collection may have called this.
+        self.save()
+
+    def save(self) -> None:
+        """Write what has come of a training that is done: a pool may end this process without notice."""
+        # Not in the middle of something else, where a garbage collection may have called this.
         if not self._busy and not self.capturing and self._begun and self._lock.acquire(blocking=False):
             try:
                 self._flush(wait=True)
@@ -331,7 +339,7 @@ class Recorder:
             if self._torch is not None:
                 with self._lock:
                     self._settle_all()
-                    self._witness.ended(self.losses, self.steps > 0)
+                    self._witness.ended(self.losses, bool(self._tracked))
                     self._flush(wait=True)
                 self._look_for_the_unseen()
             # A record with a gap has no end: what it lacks was never compared.
@@ -354,10 +362,11 @@ class Recorder:
         """Record what all optimizers optimized; without any, the parameters changed by hand."""
         if not self._tracked and self.losses and self._parameters.changed():
             by_hand = Tracked(0, "-")
-            by_hand.parameters = self._parameters.changed()
+            by_hand.groups = [{"params": self._parameters.changed()}]
             self._tracked.append(by_hand)
-            self._witness.began(by_hand)
             self._entries.append(lines.optimizer(0, 0, by_hand.kind))
+            self._witness.began(by_hand)
+            self._witness.changed(by_hand)
         for tracked in self._tracked:
             self._settle(tracked)
 

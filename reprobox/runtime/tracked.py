@@ -18,16 +18,22 @@ class Tracked:
         self.kind = kind
         self.digest: str | None = None
         self.settled = False
-        self.parameters: list[Any] = []
         self.steps = 0
         self.blind = 0
         self.losses = 0
-        self.groups = 0
+        # The optimizer's own list, which says what it optimizes now: programs replace parameters in it.
+        self.groups: list[Any] = []
+        self._known: list[int] = []
 
-    def remember(self, groups: list[Any]) -> None:
-        """Hold the parameters of an optimizer's `param_groups`."""
-        self.groups = len(groups)
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
+    @property
+    def parameters(self) -> list[Any]:
+        """What is optimized, in order."""
+        return [parameter for group in self.groups for parameter in group["params"]]
+
+    def changed(self) -> bool:
+        """Say whether other parameters are optimized than at the last call."""
+        known, self._known = self._known, [id(parameter) for parameter in self.parameters]
+        return known != self._known
 
     def settle(self) -> None:
         """Take the digest, once, and let the parameters go."""
@@ -35,7 +41,7 @@ class Tracked:
             from .weights import digest_tensors
 
             self.settled = True
-            parameters, self.parameters = self.parameters, []
+            parameters, self.groups = self.parameters, []
             self.digest = digest_tensors(parameters)
 
 

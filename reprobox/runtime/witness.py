@@ -7,13 +7,17 @@ Losses alone are a weak witness, so these decide about a verdict too; and they s
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Iterable
 
 from . import lines, protocol
 from .batch_digests import tensors_of
 from .digests import Digester, combined, random_state
+from .metrics import fitted
 from .modules import Modules
 from .tracked import Tracked
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 # A program that makes new modules before each loss would be digested all the time.
 _MOST_BEGINNINGS = 64
@@ -22,26 +26,19 @@ _MOST_TENSORS = protocol.MAX_TENSORS // (len(protocol.TENSORS) + 1)
 
 
 class Witness:
-    """Digests, and hands the lines of a record to `emit`, those whose values are still on a device through `later`
-    (see `Recorder`). A failure ends the digests of one kind, which the record then says, and nothing else.
+    """Digests, and hands the lines to a recorder. A failure ends the digests of one kind, which the record then says,
+    and nothing else.
     """
 
-    def __init__(
-        self,
-        torch: Any,
-        every: int,
-        emit: Callable[[Any], None],
-        later: Callable[[Callable[..., str], tuple[Any, ...], list[Any]], Any],
-        warn: Callable[[str], None],
-    ) -> None:
+    def __init__(self, torch: Any, every: int, recorder: Recorder) -> None:
         """Digest after the first step of an optimizer and then every `every` steps; never when that is 0."""
         self._torch = torch
         self._every = every
-        self._emit = emit
-        self._later = later
-        self._warn = warn
+        self._recorder = recorder
+        self._emit = recorder.emit
+        self._warn = recorder.warn
         self._digester = Digester(torch)
-        self.modules = Modules(torch, warn)
+        self.modules = Modules(torch, recorder.warn)
         self.modules.on_gone = self._gone
         self.steps = 0
         self.begin()
@@ -154,27 +151,33 @@ class Witness:
             self._lose(protocol.STATE, "%s went while a CUDA graph was captured" % root)
             return
         self._state(root, entries)
+        self._recorder.save()
 
     def _state(self, root: str, entries: Iterable[tuple[str, Any]]) -> None:
         if protocol.STATE in self._lost:
             return
-        try:
-            for name, tensor in entries:
+        for name, tensor in entries:
+            try:
                 sums = self._digester.of([tensor])
                 self._tensor(protocol.STATE, self.steps, self._owners.get(root), "%s.%s" % (root, name), sums)
                 self._states += 1
-        except Exception as error:
-            self._failed(protocol.STATE, error)
+            except Exception as error:
+                # One odd tensor costs itself alone.
+                text = "%s.%s cannot be digested (%s)" % (root, name, type(error).__name__)
+                self._emit(lines.lost(protocol.STATE, text))
+                self._warn("the state at the end: " + text)
 
-    def ended(self, losses: int, stepped: bool) -> None:
+    def ended(self, losses: int, trained: bool) -> None:
         """Digest the state in which the watched modules are, and say of what there is none."""
         if not self._every:
             return
-        if stepped:
+        if trained:
             for root, entries in self.modules.states():
                 self._state(root, entries)
             if not self._states:
                 self._lose(protocol.STATE, "what was optimized belongs to no module of torch's that is known")
+            elif self.modules.beyond:
+                self._emit(lines.lost(protocol.STATE, "%d modules beyond the most at one time" % self.modules.beyond))
         if losses and not self._initials:
             self._lose(protocol.INITIAL, "what was trained belongs to no module that was known before the first loss")
 
@@ -188,14 +191,14 @@ class Witness:
             self._lose(what, "more than %d tensors" % _MOST_TENSORS)
             return
         owner = "-" if optimizer is None else "%d" % optimizer
-        self._emit(self._entry("tensor\t%d\t%s\t%s\t%s\t" % (at, what, owner, _plain(name)), sums))
+        self._emit(self._entry("tensor\t%d\t%s\t%s\t%s\t" % (at, what, owner, fitted(name)), sums))
 
     def _entry(self, start: str, sums: list[Any]) -> Any:
         """Return a line that begins so, or what will be one when the sums have arrived on the host."""
         sizes, *tensors = sums
         if all(each.is_cpu for each in tensors):
             return start + combined(sums) + "\n"
-        return self._later(lines.digest, (start, sizes), tensors)
+        return self._recorder.under_way(lines.digest, (start, sizes), tensors)
 
     def _failed(self, what: str, error: Exception) -> None:
         """End the digests of one kind: such as when no memory is left."""
@@ -207,9 +210,3 @@ class Witness:
         if what not in self._lost:
             self._lost.add(what)
             self._emit(lines.lost(what, why))
-
-
-def _plain(name: str) -> str:
-    """Return a name fit for a line of the record."""
-    text = name[:200]
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

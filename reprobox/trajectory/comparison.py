@@ -56,11 +56,14 @@ def compare(recorded: Sequence[Trajectory], replayed: Sequence[Trajectory], poli
     if not any(map(_tells, [*recorded, *replayed])):
         return None
     matched = match(recorded, replayed)
-    if policy.partial is not None or policy.unfinished is not None:
-        cut = tuple(_cut(pair, policy) for pair in matched.pairs)
-        only_first = () if policy.replayed_unfinished else matched.only_first
-        only_second = () if policy.recorded_unfinished else matched.only_second
-        matched = Matched(pairs=cut, only_first=only_first, only_second=only_second, moved=matched.moved)
+    cut_off = _cut_off(matched)
+    matched = replace(
+        matched,
+        # Which of a pool's trainings belong together cannot be told where one was cut off.
+        pairs=tuple(_cut(pair, policy) for pair in matched.pairs if not (pair.guessed and _is_cut(pair))),
+        only_first=() if policy.replayed_unfinished else tuple(one for one in matched.only_first if one.complete),
+        only_second=() if policy.recorded_unfinished else tuple(one for one in matched.only_second if one.complete),
+    )
     found = [
         one for pair in matched.pairs for one in differences(pair, tolerance=policy.tolerance, judged=policy.judged)
     ]
@@ -76,7 +79,6 @@ def compare(recorded: Sequence[Trajectory], replayed: Sequence[Trajectory], poli
         how = f"{be[0]} the tolerance" if found else f"{be[1]} equal to the bit"
         far = f"{some} up to there {how}" if common else "no losses up to there"
         return _incomparable(common, f"{policy.unfinished}; {far}", found)
-    cut_off = _cut_off(matched)
     if cut_off is not None and policy.partial is None:
         return _incomparable(common, cut_off, found)
     covered = _covered(matched, policy)
@@ -103,17 +105,23 @@ def _tells(one: Trajectory) -> bool:
     return bool(len(one.losses) or one.weights or len(one.digests) or one.metrics or one.optimizer_steps)
 
 
+def _is_cut(pair: Pair) -> bool:
+    return not (pair.first.complete and pair.second.complete)
+
+
 def _cut(pair: Pair, policy: Policy) -> Pair:
-    """Return a pair as far as both were to go, or as the one goes that is not finished."""
+    """Return a pair as far as both were to go, or as the one goes that is not finished or was cut off."""
     first, second = pair.first, pair.second
     if policy.partial is not None:
         steps = policy.partial.steps
         ends = [bisect_left(one.losses.optimizer_steps, steps) for one in (first, second)]
         return replace(pair, first=_beginning(first, ends[0], steps), second=_beginning(second, ends[1], steps))
     unfinished = [
-        *([first] if policy.recorded_unfinished else []),
-        *([second] if policy.replayed_unfinished else []),
+        *([first] if policy.recorded_unfinished or not first.complete else []),
+        *([second] if policy.replayed_unfinished or not second.complete else []),
     ]
+    if not unfinished:
+        return pair
     steps = min(one.optimizer_steps for one in unfinished)
     losses = min(len(one.losses) for one in unfinished)
     return replace(pair, first=_beginning(first, losses, steps), second=_beginning(second, losses, steps))
@@ -165,11 +173,13 @@ def _unpaired(matched: Matched) -> list[Difference]:
 
 def _cut_off(matched: Matched) -> str | None:
     """Say which process was cut off before its end, if any."""
-    for pair in matched.pairs:
-        for one, whose in ((pair.first, "recorded run"), (pair.second, "replay")):
+    recorded = [*(pair.first for pair in matched.pairs), *matched.only_first]
+    replayed = [*(pair.second for pair in matched.pairs), *matched.only_second]
+    for some, whose in ((recorded, "recorded run"), (replayed, "replay")):
+        for one in some:
             if not one.complete:
-                process = f" in process {one.process}" if one.process else ""
-                return f"all losses agree as far as they go, but the {whose} was cut off{process} before its end"
+                process = f" in process {one.process}" if one.process > 0 else ""
+                return f"all that was recorded agrees as far as it goes, but the {whose} was cut off{process}"
     return None
 
 
@@ -271,8 +281,8 @@ _MISSING = {
     "digests": "digests of weights and random states from some step on",
     protocol.INITIAL: "initial weights by name",
     protocol.GRADIENT: "first gradients by name",
-    protocol.STATE: "the state of modules at the end",
-    protocol.FINAL: "a digest of the final weights",
+    protocol.STATE: "complete state of modules at the end",
+    protocol.FINAL: "digest of the final weights",
 }
 
 
@@ -289,6 +299,13 @@ def _gaps(matched: Matched) -> tuple[str, ...]:
             for missing, whose in ((first, "the recorded run"), (second, "the replay")):
                 if what in missing:
                     found.append(f"{whose} has no {name}: {missing[what]}")
+        before, after = named(pair.first, protocol.STATE), named(pair.second, protocol.STATE)
+        for ours, theirs, whose in ((before, after, "the replay"), (after, before, "the recorded run")):
+            alone = [name for name in ours if name not in theirs and theirs]
+            if alone:
+                found.append(
+                    f"{whose} has no state of {counted(len(alone), 'tensor')} that the other has: {alone[0]}, ..."
+                )
     return tuple(dict.fromkeys(found))
 
 

@@ -12,7 +12,7 @@ from reprobox.runtime import protocol
 from reprobox.trajectory.bits import decimal, ulps, unscaled
 from reprobox.trajectory.columns import first_other
 from reprobox.trajectory.model import NO_STEP, Divergence, Loss, Losses, Series, TensorDigest, Tolerance, Trajectory
-from reprobox.trajectory.trainings import Pair, plain_name
+from reprobox.trajectory.trainings import Pair
 
 # What happens in one step of a training, in order: weights are as they are, a batch is drawn, a loss comes of both.
 _TURNS = (
@@ -288,11 +288,10 @@ def _values(tensors: list[TensorDigest]) -> list[str]:
 
 def named(trajectory: Trajectory, what: str) -> dict[str, list[TensorDigest]]:
     """Return the digests of one kind by name, in the order in which they were recorded."""
-    child = trajectory.role == protocol.CHILD
     found: dict[str, list[TensorDigest]] = {}
     for one in trajectory.tensors:
         if one.what == what:
-            found.setdefault(plain_name(one.name) if child else one.name, []).append(one)
+            found.setdefault(one.name, []).append(one)
     return found
 
 
@@ -312,7 +311,7 @@ def _metrics(
         if some:
             earliest = min(some, key=lambda one: one.order)
             names = {one.divergence.name for one in some}
-            divergence = replace(earliest.divergence, stream=first.process, more=len(names) - 1)
+            divergence = replace(earliest.divergence, stream=max(0, first.process), more=len(names) - 1)
             yield replace(earliest, divergence=divergence)
 
 

@@ -11,25 +11,27 @@ import hashlib
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from reprobox.runtime import protocol
 from reprobox.trajectory.model import Digests, Series, TensorDigest, Trajectory
 
 # How modules of one class are told apart: in order of creation, which in a pool's process is chance.
-_NUMBERED = re.compile(r"^([^.#]*)#\d+")
+_NUMBERED = re.compile(r"([^.#]*)#(\d{1,15})(?:\.|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two trainings that belong to each other. With `random` False what ran in their processes before them differs, so
-    that the states of the random generators do: these are then not compared.
+    that the states of the random generators do: these are then not compared. `guessed` says that they are not the same,
+    and were put together because nothing else was left.
     """
 
     first: Trajectory
     second: Trajectory
     random: bool = True
+    guessed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,9 @@ def match(recorded: Sequence[Trajectory], replayed: Sequence[Trajectory]) -> Mat
         elif other is not None:
             only_second.append(other)
     children = _match_children(_children(recorded), _children(replayed))
+    logged = Pair(first=_logged(recorded), second=_logged(replayed))
+    if logged.first.metrics or logged.second.metrics:
+        pairs.append(logged)
     return Matched(
         pairs=(*pairs, *children.pairs),
         only_first=(*only_first, *children.only_first),
@@ -77,7 +82,32 @@ def _by_process(streams: Sequence[Trajectory]) -> dict[tuple[int, int], Trajecto
 
 
 def _children(streams: Sequence[Trajectory]) -> list[Trajectory]:
-    return [training for stream in streams if stream.role == protocol.CHILD for training in split(stream)]
+    return [
+        replace(training, metrics={})
+        for stream in streams
+        if stream.role == protocol.CHILD
+        for training in split(stream)
+    ]
+
+
+def _logged(streams: Sequence[Trajectory]) -> Trajectory:
+    """Return all that the children logged, by name and in an order that does not depend on who did: what is logged
+    between two trainings may belong to either.
+    """
+    children = [stream for stream in streams if stream.role == protocol.CHILD]
+    metrics: dict[str, Series] = {}
+    for name in sorted({name for stream in children for name in stream.metrics}):
+        values = sorted(
+            (step, *number)
+            for stream in children
+            if name in stream.metrics
+            for step, number in zip(stream.metrics[name].steps, stream.metrics[name].numbers.each(), strict=True)
+        )
+        series = metrics[name] = Series()
+        for step, dtype, bits in values:
+            series.append(0, step, dtype, bytes.fromhex(bits))
+    complete = all(training.complete for stream in children for training in split(stream))
+    return Trajectory(metrics=metrics, role=protocol.CHILD, complete=complete)
 
 
 def _match_children(recorded: list[Trajectory], replayed: list[Trajectory]) -> Matched:
@@ -108,9 +138,11 @@ def _match_children(recorded: list[Trajectory], replayed: list[Trajectory]) -> M
         if there is None:
             rest.append(training)
         else:
-            pairs.append(Pair(first=training, second=there, random=training.training == 0))
+            pairs.append(Pair(first=training, second=there, random=training.training == 0, guessed=True))
     others = list(places.values())
-    pairs += [Pair(first=one, second=other, random=False) for one, other in zip(rest, others, strict=False)]
+    pairs += [
+        Pair(first=one, second=other, random=False, guessed=True) for one, other in zip(rest, others, strict=False)
+    ]
     count = min(len(rest), len(others))
     return Matched(pairs=tuple(pairs), only_first=tuple(rest[count:]), only_second=tuple(others[count:]), moved=moved)
 
@@ -131,19 +163,10 @@ def content(training: Trajectory, *, random: bool = False) -> str:
         for one in training.digests
         if random or one.what != protocol.RANDOM
     )
-    tensors = sorted((one.what, plain_name(one.name), one.value) for one in training.tensors)
-    metrics = sorted(
-        (name, list(series.numbers.dtypes.counted()), bytes(series.numbers.raw), list(series.steps))
-        for name, series in training.metrics.items()
-    )
+    tensors = sorted((one.what, one.name, one.value) for one in training.tensors)
     steps = (training.optimizer_steps, training.skipped_steps, training.weights, training.complete)
-    digest.update(repr((found, tensors, metrics, steps)).encode())
+    digest.update(repr((found, tensors, steps)).encode())
     return digest.hexdigest()
-
-
-def plain_name(name: str) -> str:
-    """Return the name of a tensor without the number by which modules of one class are told apart."""
-    return _NUMBERED.sub(r"\1", name)
 
 
 def trainings_of(stream: Trajectory) -> tuple[Trajectory, ...]:
@@ -158,7 +181,8 @@ def split(stream: Trajectory) -> tuple[Trajectory, ...]:
     """
     groups = _groups(stream)
     if len(groups) < 2:
-        return (replace(stream, complete=stream.complete or stream.weights is not None),)
+        complete = stream.complete or stream.weights is not None
+        return (replace(stream, complete=complete, tensors=_renumbered(stream.tensors)),)
     found: list[Trajectory] = []
     start = after = 0
     for number, (members, last) in enumerate(groups):
@@ -174,8 +198,7 @@ def split(stream: Trajectory) -> tuple[Trajectory, ...]:
                 skipped_steps=sum(one.skipped_steps for one in optimizers),
                 optimizers=optimizers,
                 digests=_digests(stream.digests, members, after, until),
-                tensors=tuple(_tensors(stream.tensors, members, after, until, final=final)),
-                metrics=_metrics(stream, start, stop, final=final),
+                tensors=_renumbered(_tensors(stream.tensors, members, after, until)),
                 complete=stream.complete or all(one.weights is not None for one in optimizers),
                 training=number,
             )
@@ -223,29 +246,35 @@ def _digests(digests: Digests, members: Iterable[int], after: int, until: int) -
     return found
 
 
-def _tensors(
-    tensors: Iterable[TensorDigest], members: Iterable[int], after: int, until: int, *, final: bool
-) -> Iterable[TensorDigest]:
+def _tensors(tensors: Iterable[TensorDigest], members: Iterable[int], after: int, until: int) -> Iterator[TensorDigest]:
     numbers = set(members)
     for one in tensors:
-        here = one.optimizer in numbers
-        if one.optimizer is None:
-            # A state is what the step before it left.
-            at = max(0, one.optimizer_step - (one.what == protocol.STATE))
-            here = after <= at < until or (final and at >= until)
+        here = after <= one.optimizer_step < until if one.optimizer is None else one.optimizer in numbers
         if here:
-            yield replace(one, optimizer_step=max(0, one.optimizer_step - after), optimizer=None)
+            yield replace(one, optimizer_step=max(0, one.optimizer_step - after))
 
 
-def _metrics(stream: Trajectory, start: int, stop: int, *, final: bool) -> dict[str, Series]:
-    """Return what was logged from after the first of these losses on; before any loss, by the first training."""
-    found: dict[str, Series] = {}
-    for name, series in stream.metrics.items():
-        low = 0 if start == 0 else bisect_right(series.at, start)
-        high = len(series) if final else bisect_right(series.at, stop)
-        if low < high:
-            part = found[name] = Series()
-            part.numbers = series.numbers.part(low, high)
-            part.at.extend(at - start for at in series.at[low:high])
-            part.steps.extend(series.steps[low:high])
-    return found
+def _renumbered(tensors: Iterable[TensorDigest]) -> tuple[TensorDigest, ...]:
+    """Return a training's tensors with modules of one class counted anew: how many there were before is chance.
+
+    Copies are left out, of which it is not known whose they are, and when they were collected.
+    """
+    kept = [one for one in tensors if one.what != protocol.STATE or one.optimizer is not None]
+    numbers: dict[str, set[int]] = {}
+    for one in kept:
+        kind, number = _root(one.name)
+        numbers.setdefault(kind, set()).add(number)
+    found = []
+    for one in kept:
+        kind, number = _root(one.name)
+        place = sorted(numbers[kind]).index(number) + 1
+        label = kind if place == 1 else f"{kind}#{place}"
+        rest = one.name.partition(".")[2]
+        found.append(replace(one, name=f"{label}.{rest}" if rest else label))
+    return tuple(found)
+
+
+def _root(name: str) -> tuple[str, int]:
+    """Return the class of a tensor's root module, and its number among those of that class."""
+    match = _NUMBERED.match(name)
+    return (match[1], int(match[2])) if match else (name.partition(".")[0], 1)

@@ -92,7 +92,9 @@ def _both_have(pair: Pair | None, what: str) -> bool:
 def _length_reason(divergence: Divergence, process: str) -> str:
     if divergence.name in ("process", "training"):
         plural = "processes" if divergence.name == "process" else "trainings"
-        return f"{divergence.replayed} {plural} were recorded instead of {divergence.recorded}"
+        if divergence.replayed == divergence.recorded:
+            return f"the {plural} of the two runs do not belong to each other: other numbers or roles"
+        return f"{plural} recorded: {divergence.replayed} instead of {divergence.recorded}"
     if divergence.name == "role":
         return f"process {divergence.stream} was a {divergence.recorded}, now it is a {divergence.replayed}"
     if divergence.name is not None:

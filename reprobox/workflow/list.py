@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.errors import ReproboxError
-from reprobox.manifest.receipt import read_receipt
+from reprobox.manifest.receipt import Receipt, read_receipt
 from reprobox.manifest.store import read_manifest
 from reprobox.workflow.paths import RunPaths, is_under_way
 
@@ -44,6 +44,11 @@ def list_runs(project: Path) -> list[Listed]:
     return [_listed(RunPaths(root=path)) for path in folders]
 
 
+def _verdict(receipt: Receipt) -> str:
+    part = receipt.partial
+    return receipt.verdict + (f" for {part.steps} of {part.total} steps" if part else "")
+
+
 def _listed(paths: RunPaths) -> Listed:
     folder = str(paths.root)
     if not paths.manifest.is_file():
@@ -55,7 +60,7 @@ def _listed(paths: RunPaths) -> Listed:
         return Listed(id=paths.id, folder=folder, state="no manifest")
     try:
         manifest = read_manifest(paths.manifest)
-        state = read_receipt(paths.receipt).verdict if paths.receipt.is_file() else manifest.run.status
+        state = _verdict(read_receipt(paths.receipt)) if paths.receipt.is_file() else manifest.run.status
     except ReproboxError as error:
         return Listed(id=paths.id, folder=folder, state="unreadable", note=error.message)
     return Listed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from reprobox.errors import EngineError, UsageError
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import read_manifest
 from reprobox.progress import Observer
+from reprobox.record.plain import names_in
 from reprobox.record.processes import Registered
 from reprobox.record.read import read_record
+from reprobox.trees import remove_tree
 from reprobox.workflow.execute import Result
 from reprobox.workflow.paths import RunPaths, is_under_way
 from reprobox.workflow.record import record_run
@@ -48,6 +51,7 @@ def recover(folder: Path, observer: Observer) -> RunReport:
     result = _result(paths, known, left)
     with kept_if_unrecorded(paths):
         manifest = record_run(paths, known, result)
+    remove_tree(paths.site)
     return RunReport(paths=paths, manifest=manifest, result=result)
 
 
@@ -84,9 +88,8 @@ def _result(paths: RunPaths, known: Manifest, left: Left | None) -> Result:
 def _last_written(paths: RunPaths) -> float:
     """Return when the record or the log was last written to, in seconds since 1970."""
     found = [0.0]
-    for path in (paths.log, *paths.record.iterdir()):
-        try:
+    names = names_in(paths.record, r".*")
+    for path in (paths.log, *(paths.record / name for name in names)):
+        with contextlib.suppress(OSError):
             found.append(path.lstat().st_mtime)
-        except OSError:
-            continue
     return max(found)

@@ -221,3 +221,44 @@ for task in range(7):
     assert stream.missing["final"] == "more than 3 optimizers"
     assert stream.missing["gradient"] == "more than 5 tensors"
     assert verdict_on(training.streams, training.streams).outcome is Outcome.EXACT
+
+
+def test_parameters_that_are_put_in_place_of_others_are_digested(training: Training) -> None:
+    """As Gaussian splatting does, and whoever resizes a vocabulary."""
+    code = """
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(6):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    if step == 2:
+        model.weight = torch.nn.Parameter(model.weight.detach().clone())
+        optimizer.param_groups[0]["params"][0] = model.weight
+with torch.no_grad():
+    model.weight += ADDED
+"""
+    training.run(code.replace("ADDED", "0"), digest_every=2)
+    recorded = training.streams
+    training.run(code.replace("ADDED", "1"), digest_every=2)
+    verdict = verdict_on(recorded, training.streams)
+    assert verdict.first_divergence is not None
+    assert verdict.first_divergence.what == "state"
+    assert recorded[0].weights != training.streams[0].weights
+
+
+def test_what_is_trained_by_hand_has_a_state_too(training: Training) -> None:
+    training.run(
+        """
+model = torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.BatchNorm1d(1))
+for step in range(3):
+    loss_of(model).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.01 * parameter.grad
+            parameter.grad = None
+"""
+    )
+    names = [one.name for one in training.streams[0].tensors if one.what == "state"]
+    assert "Sequential.1.running_mean" in names
+    assert [one.kind for one in training.streams[0].optimizers] == ["-"]

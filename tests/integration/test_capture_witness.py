@@ -108,7 +108,15 @@ assert digest(values[0], values[1]) != digest(values[1], values[0])
 assert digest(values[0], None) != digest(None, values[0])
 assert digest(big.flip(0)) != digest(big)
 assert digest(torch.tensor([1.0, 2.0])) != digest(torch.tensor([2.0, 1.0]))
-assert digest(big[::2]) == digest(big[::2].clone()) and digest(big.view(1, -1)) == digest(big)
+assert digest(big[::2]) == digest(big[::2].clone()) and digest(big.view(1, -1)) != digest(big)
+assert digest(torch.zeros(4)) != digest(torch.zeros(4, dtype=torch.int32))
+edges = torch.tensor([[0, 1], [1, 0]])
+def sparse(edges):
+    return torch.sparse_coo_tensor(edges, torch.ones(2), (2, 2), is_coalesced=True)
+assert digest(sparse(edges)) == digest(sparse(edges.clone())) != digest(sparse(edges.flip(1)))
+assert digest(sparse(edges).to_sparse_csr()) != digest(sparse(torch.tensor([[0, 1], [0, 1]])).to_sparse_csr())
+turned = torch.tensor([1 + 2j])
+assert digest(turned.conj()) == digest(turned.conj().resolve_conj()) != digest(turned)
 assert digest() == digest() and len(whole) == 16
 """
     )

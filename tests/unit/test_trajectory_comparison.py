@@ -295,7 +295,7 @@ def test_the_first_divergence_is_the_earliest_over_all_processes() -> None:
 def test_another_number_of_processes_diverges() -> None:
     verdict = compare([run(2.0)], [run(2.0), run(1.0, process=1)])
     assert verdict.outcome is Outcome.DIVERGED
-    assert verdict.reason == "2 processes were recorded instead of 1"
+    assert verdict.reason == "processes recorded: 2 instead of 1"
     assert compare([run(2.0)], []).outcome is Outcome.DIVERGED
 
 
@@ -523,7 +523,7 @@ def test_jobs_of_a_pool_are_matched_by_what_they_are_and_not_by_where_they_ran()
 def test_a_job_that_is_not_there_or_draws_on_what_another_left_diverges() -> None:
     recorded = [process(0, SIX[0], SIX[2], SIX[4]), process(1, SIX[1], SIX[3], SIX[5])]
     fewer = compare(recorded, [process(0, SIX[0], SIX[2], SIX[4]), process(1, SIX[1], SIX[3])])
-    assert fewer.reason == "5 trainings were recorded instead of 6"
+    assert fewer.reason == "trainings recorded: 5 instead of 6"
     other = compare(recorded, [process(0, SIX[1], SIX[2], SIX[4]), process(1, SIX[0], SIX[3], job(5.0, 9.0))])
     assert other.outcome is Outcome.DIVERGED
     assert "let each set its own seed" in other.reason
@@ -578,3 +578,55 @@ def test_what_a_run_has_no_digests_of_is_said() -> None:
     assert verdict.notes == (
         "the recorded run has no digests of weights and random states from some step on: MemoryError",
     )
+
+
+def test_a_process_that_was_cut_off_elsewhere_has_not_diverged() -> None:
+    cut = {"weights": None, "complete": False}
+    for first, second in ((run(3.0, 2.0, **cut), run(3.0, **cut)), (run(3.0, **cut), run(3.0, 2.0, **cut))):
+        verdict = compare([first], [second])
+        assert verdict.outcome is Outcome.INCOMPARABLE
+        assert "was cut off" in verdict.reason
+    assert compare([run(3.0, 2.0, **cut)], [run(3.0, 2.5, **cut)]).outcome is Outcome.DIVERGED
+
+
+def test_a_job_that_was_cut_off_cannot_be_told_from_another() -> None:
+    lost = dataclasses.replace(SIX[3], optimizers=(optimizer(2, None),))
+    recorded = [process(0, SIX[0], SIX[2], SIX[4]), process(1, SIX[1], SIX[3], SIX[5])]
+    replayed = [process(0, SIX[0], SIX[2], SIX[4]), process(1, SIX[1], lost, SIX[5])]
+    verdict = compare(recorded, replayed)
+    assert verdict.outcome is Outcome.INCOMPARABLE
+    assert verdict.steps_compared == 10
+
+
+def test_what_jobs_log_is_compared_together_whoever_had_the_job() -> None:
+    def logging(stream: Trajectory, *values: float) -> Trajectory:
+        return dataclasses.replace(stream, metrics=logged(val=list(values)))
+
+    recorded = [logging(process(0, SIX[0], SIX[2]), 0.1, 0.2), logging(process(1, SIX[1]), 0.3)]
+    moved = [logging(process(0, SIX[0]), 0.1), logging(process(1, SIX[1], SIX[2]), 0.3, 0.2)]
+    assert compare(recorded, moved).outcome is Outcome.EXACT
+    other = [logging(process(0, SIX[0]), 0.1), logging(process(1, SIX[1], SIX[2]), 0.3, 0.4)]
+    assert compare(recorded, other).first_divergence is not None
+
+
+def test_two_modules_of_one_class_in_a_job_are_not_mixed_up() -> None:
+    def gan(first: str, second: str, *, number: int) -> Trajectory:
+        names = [f"Net{'' if place == 1 else f'#{place}'}.mean" for place in (number, number + 1)]
+        found = tuple(
+            TensorDigest(optimizer_step=1, what="state", name=name, value=value, optimizer=0)
+            for name, value in zip(names, (first, second), strict=True)
+        )
+        return dataclasses.replace(job(3.0), tensors=found)
+
+    recorded = [gan(ONE, OTHER, number=1)]
+    assert compare(recorded, [gan(ONE, OTHER, number=5)]).outcome is Outcome.EXACT
+    assert compare(recorded, [gan(OTHER, ONE, number=5)]).outcome is Outcome.DIVERGED
+
+
+def test_copies_that_only_one_run_has_are_named() -> None:
+    copy = TensorDigest(optimizer_step=1, what="state", name="Net#2.mean", value=ONE)
+    own = tensors("state", ONE, at=1)
+    verdict = compare([run(3.0, tensors=(*own, copy))], [run(3.0, tensors=own)])
+    assert verdict.outcome is Outcome.EXACT
+    assert "1 tensor of the final state" in verdict.reason
+    assert verdict.notes == ("the replay has no state of 1 tensor that the other has: Net#2.mean, ...",)
