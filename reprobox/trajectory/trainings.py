@@ -95,6 +95,7 @@ def _logged(streams: Sequence[Trajectory]) -> Trajectory:
     between two trainings may belong to either.
     """
     children = [stream for stream in streams if stream.role == protocol.CHILD]
+    after = sum(len(stream.losses) for stream in children)
     metrics: dict[str, Series] = {}
     for name in sorted({name for stream in children for name in stream.metrics}):
         values = sorted(
@@ -105,7 +106,7 @@ def _logged(streams: Sequence[Trajectory]) -> Trajectory:
         )
         series = metrics[name] = Series()
         for step, dtype, bits in values:
-            series.append(0, step, dtype, bytes.fromhex(bits))
+            series.append(after, step, dtype, bytes.fromhex(bits))
     complete = all(training.complete for stream in children for training in split(stream))
     return Trajectory(metrics=metrics, role=protocol.CHILD, complete=complete)
 

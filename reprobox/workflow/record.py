@@ -119,9 +119,10 @@ def record_run(paths: RunPaths, known: Manifest, result: Result) -> Manifest:
     `known` is the run as it began.
     """
     outputs, left_out = hash_outputs(paths.work, known.spec.outputs)
-    in_files, unread = _in_files(paths.work, known.spec.metrics)
-    result.warnings.extend((*left_out, *unread))
     streams = result.trajectories
+    steps = sum(len(stream.losses) for stream in streams)
+    in_files, unread = _in_files(paths.work, known.spec.metrics, after=steps)
+    result.warnings.extend((*left_out, *unread))
     for number, stream in enumerate(streams or (None,)):
         write_atomically(paths.losses(number), losses_tsv(stream))
     write_atomically(paths.lock, export_requirements(known.lock).encode())
@@ -131,7 +132,7 @@ def record_run(paths: RunPaths, known: Manifest, result: Result) -> Manifest:
     first, last = first_and_last(streams)
     metrics = last_metrics(streams, in_files)
     recorded = ResultRecord(
-        steps=sum(len(stream.losses) for stream in streams),
+        steps=steps,
         optimizer_steps=sum(stream.optimizer_steps for stream in streams),
         first_loss=first,
         final_loss=last,
@@ -173,8 +174,10 @@ def record_run(paths: RunPaths, known: Manifest, result: Result) -> Manifest:
     return manifest
 
 
-def _in_files(work: Path, files: Sequence[str]) -> tuple[dict[str, Series], list[str]]:
-    """Return the metrics that stand in these files of a run, by name, and what could not be read."""
+def _in_files(work: Path, files: Sequence[str], *, after: int) -> tuple[dict[str, Series], list[str]]:
+    """Return the metrics that stand in these files of a run, by name, and what could not be read. They are known when
+    all is over, `after` so many losses.
+    """
     found: dict[str, Series] = {}
     warnings: list[str] = []
     for path in files:
@@ -183,7 +186,7 @@ def _in_files(work: Path, files: Sequence[str]) -> tuple[dict[str, Series], list
         for name, values in content.values:
             series = found[name] = Series()
             for step, number in values:
-                series.append(0, NO_STEP if step is None else step, "float64", struct.pack(">d", number))
+                series.append(after, NO_STEP if step is None else step, "float64", struct.pack(">d", number))
     return found, warnings
 
 

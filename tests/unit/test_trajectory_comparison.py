@@ -630,3 +630,16 @@ def test_copies_that_only_one_run_has_are_named() -> None:
     assert verdict.outcome is Outcome.EXACT
     assert "1 tensor of the final state" in verdict.reason
     assert verdict.notes == ("the replay has no state of 1 tensor that the other has: Net#2.mean, ...",)
+
+
+def test_what_came_of_a_training_is_not_taken_for_its_first_difference() -> None:
+    def results(value: float, after: int) -> Trajectory:
+        series = Series()
+        series.append(after, 0, "float64", struct.pack(">d", value))
+        return Trajectory(metrics={"metrics.json:accuracy": series}, process=-1)
+
+    verdict = compare([run(3.0, 2.0, 1.0), results(0.9, 3)], [run(3.0, 2.5, 1.0), results(0.8, 3)])
+    assert verdict.first_divergence is not None
+    assert (verdict.first_divergence.what, verdict.first_divergence.step) == ("loss", 1)
+    alone = compare([run(3.0), results(0.9, 1)], [run(3.0), results(0.8, 1)])
+    assert alone.reason == "metrics.json:accuracy at step 0 is 0.8 instead of 0.9"
