@@ -273,7 +273,7 @@ def show_manifest(found: Judged, console: Console) -> None:
     for text in manifest.warnings:
         console.field("warning", text)
     console.field("digest", manifest_digest(manifest))
-    for stream in found.streams:
+    for stream in found.processes:
         losses = stream.losses
         # A plot has some hundred columns: of a long run every so many losses are looked at.
         stride = max(1, -(-len(losses) // _MOST_PLOTTED))
@@ -281,7 +281,7 @@ def show_manifest(found: Judged, console: Console) -> None:
         if values:
             console.line()
             sampled = f", one of {stride} losses" if stride > 1 else ""
-            console.line(("loss" if len(found.streams) == 1 else f"loss of process {stream.process}") + sampled)
+            console.line(("loss" if len(found.processes) == 1 else f"loss of process {stream.process}") + sampled)
             console.line(plot_losses(values))
 
 

@@ -55,8 +55,10 @@ def compare_record(run: Path, folder: Path, *, tolerance: Tolerance | None) -> C
     verdict = unseen(manifest.processes, coverage.record())
     if verdict is None:
         policy = Policy(tolerance=tolerance, judged=lambda name: not unjudged(name, manifest.spec.unjudged_metrics))
-        replayed = _streams(record, found, coverage, len(before.streams)) if before.streams else ()
-        verdict = (compare(before.streams, replayed, policy) if before.streams else None) or nothing
+        # The files that a program wrote are not looked at, those with metrics among them.
+        recorded = before.processes
+        replayed = _streams(record, found, coverage, len(recorded)) if recorded else ()
+        verdict = (compare(recorded, replayed, policy) if recorded else None) or nothing
     return Comparison(
         verdict=verdict,
         steps_recorded=manifest.result.steps,

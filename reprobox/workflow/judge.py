@@ -30,6 +30,11 @@ class Judged:
     manifest: Manifest
     streams: tuple[Trajectory, ...]
 
+    @property
+    def processes(self) -> tuple[Trajectory, ...]:
+        """What its processes recorded themselves."""
+        return tuple(one for one in self.streams if one.process != _FILES)
+
     @classmethod
     def of(cls, manifest: Manifest, files: Files = no_files) -> Judged:
         """Take a run's record out of its manifest. Raises ManifestError where that contradicts itself."""
@@ -65,7 +70,7 @@ def judge(
     first, second = before.streams, after.streams
     if partial or policy.unfinished:
         # What is written at the end has no place in a beginning.
-        first, second = (tuple(one for one in some if one.process != _FILES) for some in (first, second))
+        first, second = before.processes, after.processes
     verdict = compare(first, second, policy)
     if verdict is None:
         return _without_record(one, other, policy)

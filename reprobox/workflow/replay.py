@@ -303,12 +303,12 @@ class _Watcher:
     """
 
     def __init__(self, before: Judged, request: ReplayRequest, partial: Partial | None, observer: Observer) -> None:
-        self._live = LiveComparison(before.streams, tolerance=request.tolerance)
+        self._live = LiveComparison(before.processes, tolerance=request.tolerance)
         self._fail_fast = request.fail_fast
         self._observer = observer
         self._told = False
         # How far each process is to go, as losses and optimizer steps.
-        streams = [one for one in before.streams if one.role != CHILD and one.optimizer_steps]
+        streams = [one for one in before.processes if one.role != CHILD and one.optimizer_steps]
         self._goals: dict[int, tuple[int, int]] = {}
         if partial is not None:
             self._goals = {one.process: (0, min(partial.steps, one.optimizer_steps)) for one in streams}

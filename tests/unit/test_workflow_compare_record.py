@@ -85,6 +85,18 @@ def test_the_same_losses_digests_and_weights_are_exact(trained: Trained) -> None
     assert found.note is not None and "not looked at" in found.note
 
 
+def test_metrics_that_stood_in_files_are_not_looked_at(trained: Trained) -> None:
+    metric = replace(trained.manifest.streams[0].metrics[0], name="metrics.json:accuracy")
+    result = trained.manifest.result
+    metrics = {**result.metrics, "metrics.json:accuracy": result.metrics["accuracy"]}
+    trained.manifest = replace(
+        trained.manifest,
+        spec=replace(trained.manifest.spec, metrics=("metrics.json",)),
+        result=replace(result, metric_files=(metric,), metrics=dict(sorted(metrics.items()))),
+    )
+    assert trained.compare().verdict.outcome is Outcome.EXACT
+
+
 def test_other_weights_alone_are_a_divergence(trained: Trained) -> None:
     other = replace(trained.trajectory.optimizers[0], weights="sha256:" + "0" * 64)
     trained.write(replace(trained.trajectory, optimizers=(other,)))
