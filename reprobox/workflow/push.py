@@ -23,6 +23,7 @@ from reprobox.progress import Observer
 from reprobox.registry.reference import SCHEME, Reference, parse_reference
 from reprobox.registry.repository import MANIFEST_TYPE, Descriptor, Repository
 from reprobox.registry.session import Session
+from reprobox.trajectory.codec import file_names
 from reprobox.workflow.environment import remake
 from reprobox.workflow.paths import RunPaths
 
@@ -54,6 +55,11 @@ def push(manifest_path: Path, reference: str, *, insecure: bool, cache: Path, ob
         raise UsageError(
             f"{manifest_path} has no image: the run was made without a container (engine {manifest.engine.kind})",
             hint="run it again with --engine docker",
+        )
+    if file_names(manifest.streams):
+        raise UsageError(
+            f"the record of {manifest_path} is too long for a registry: much of it lies in files beside the manifest",
+            hint="reprobox pack takes all of the run into one file",
         )
     files = {"manifest.yaml": manifest_path}
     if manifest.archive is None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import random
 import shutil
 import stat
 import zipfile
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 
 from reprobox.bundle.reader import open_bundle
 from reprobox.bundle.writer import of_bytes, write_bundle
+from reprobox.cache import write_atomically
 from reprobox.cli.main import cli
 from reprobox.errors import (
     BundleError,
@@ -35,16 +37,19 @@ from reprobox.image.layers import layer_path
 from reprobox.image.load import load
 from reprobox.lock.download import fetch_wheels, wheel_path
 from reprobox.lock.model import Lock
+from reprobox.manifest.derived import first_and_last
 from reprobox.manifest.model import EngineRecord, Manifest
 from reprobox.manifest.store import read_manifest, write_manifest
 from reprobox.progress import Observer
 from reprobox.snapshot.archive import pack_archive, restore_code
 from reprobox.snapshot.code import snapshot_code
 from reprobox.snapshot.data import hash_data
+from reprobox.trajectory.codec import encode_stream, moved_out, trajectory_digest
+from reprobox.trajectory.model import Losses, Trajectory
 from reprobox.workflow.environment import remake
 from reprobox.workflow.inputs import recorded_code, recorded_data
 from reprobox.workflow.pack import PackRequest, pack
-from reprobox.workflow.unpack import load_manifest, unpack
+from reprobox.workflow.unpack import load_manifest, load_run, unpack
 from tests.unit.image_support import FakeStore, make_base, make_wheel
 from tests.unit.test_manifest import EXAMPLE
 
@@ -383,3 +388,39 @@ def test_the_command_packs_shows_and_compares(run: Packable, monkeypatch: pytest
 def test_flags_that_exclude_each_other_are_refused(flags: list[str], run: Packable) -> None:
     with pytest.raises(UsageError, match="exclude"):
         CliRunner().invoke(cli, ["pack", str(run.path), *flags], catch_exceptions=False, standalone_mode=False)
+
+
+def test_what_of_a_record_lies_beside_its_manifest_travels_with_it(
+    run: Packable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reprobox.trajectory.codec.MAX_INLINE", 200_000)
+    noise = random.Random(1)
+    losses = Losses()
+    for step in range(60_000):
+        losses.append(step, "float32", noise.randbytes(4))
+    stream = Trajectory(losses=losses, optimizer_steps=0)
+    streams, files = moved_out([encode_stream(stream)])
+    result = replace(
+        run.manifest.result,
+        steps=len(losses),
+        optimizer_steps=0,
+        metrics={},
+        trajectory=trajectory_digest((stream,)),
+        weights=None,
+        **dict(zip(("first_loss", "final_loss"), first_and_last((stream,)), strict=True)),
+    )
+    spec = replace(run.manifest.spec, trajectory=replace(run.manifest.spec.trajectory, digest_every=0))
+    write_manifest(replace(run.manifest, streams=streams, result=result, spec=spec), run.path)
+    for sha256, content in files.items():
+        write_atomically(run.path.parent / "trajectory" / sha256, content)
+    bundle = run.pack()
+    assert load_run(bundle).streams == load_run(run.path).streams == (stream,)
+    _, path, _ = run.unpack(bundle)
+    assert load_run(path).streams == (stream,)
+    for name in files:
+        (path.parent / "trajectory" / name).write_bytes(b"other")
+    with pytest.raises(ManifestError, match="is not the file that the manifest names"):
+        load_run(path)
+    shutil.rmtree(path.parent / "trajectory")
+    with pytest.raises(ManifestError, match="which is not here: trajectory/"):
+        load_run(path)

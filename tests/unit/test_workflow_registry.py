@@ -115,6 +115,16 @@ def test_a_run_without_an_image_cannot_be_pushed(bench: Bench, monkeypatch: pyte
         bench.push(EXAMPLE)
 
 
+def test_a_record_that_lies_beside_its_manifest_is_not_pushed_in_part(bench: Bench) -> None:
+    path = bench.run()
+    manifest = read_manifest(path)
+    streams = (replace(manifest.streams[0], losses="sha256:" + "1" * 64),)
+    write_manifest(replace(manifest, streams=streams), path)
+    with pytest.raises(UsageError, match="too long for a registry") as caught:
+        bench.push(path)
+    assert caught.value.hint is not None and "reprobox pack" in caught.value.hint
+
+
 def test_a_digest_is_not_ours_to_choose(bench: Bench) -> None:
     with pytest.raises(UsageError, match="cannot be chosen"):
         bench.push(bench.run(), bench.registry.reference("me/paper@sha256:" + "a" * 64))
