@@ -286,6 +286,9 @@ class Recorder:
 
     def save(self) -> None:
         """Write what has come of a training that is done: a pool may end this process without notice."""
+        # What dies with the interpreter dies after the end of the record, and is no part of it.
+        if self._finished:
+            return
         # Not in the middle of something else, where a garbage collection may have called this.
         if not self._busy and not self.capturing and self._begun and self._lock.acquire(blocking=False):
             try:

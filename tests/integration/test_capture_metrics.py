@@ -271,4 +271,4 @@ assert process.exitcode == 0
     assert logged(loggers, 1) == short(("child", None, 0.5))
     assert loggers.warnings == []
     assert "writer.py" in done.stderr, "the program's own mistake is shown"
-    assert "reprobox" not in done.stderr
+    assert "reprobox/runtime" not in done.stderr
