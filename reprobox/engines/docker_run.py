@@ -26,6 +26,12 @@ NOT_FOUND = 127
 _KILLED = 128 + signal.SIGKILL
 _TERMINATED = 128 + signal.SIGTERM
 
+# The states of a container whose program has ended (Docker Engine API, ContainerInspect; Podman's is compatible).
+_ENDED = ("exited", "dead", "removing")
+# How long to wait until the process of a started container is known.
+_STARTING_SECONDS = 10.0
+_STARTING_INTERVAL = 0.05
+
 # How much of the end of standard error is kept to recognise the words of the container's init process.
 _TAIL = 4096
 
@@ -106,15 +112,18 @@ class ContainerExecution:
         if self._shared is None:
             return None
         here, there = self._shared
+        deadline = time.monotonic() + _STARTING_SECONDS
         try:
-            state = self._state()
-            process = int(state["Pid"])
-            if process == 0:
-                return process
-            with contextlib.suppress(OSError):  # not for us to look at, or it has ended
-                if Path(f"/proc/{process}/root{there}").samefile(here):
-                    return process
-            return None if self._state()["Running"] else 0
+            while (state := self._state())["Status"] not in _ENDED:
+                process = int(state["Pid"])
+                with contextlib.suppress(OSError):  # not for us to look at, or it has ended
+                    if process and Path(f"/proc/{process}/root{there}").samefile(here):
+                        return process
+                # A busy Podman answers that it has started a container before it knows the process.
+                if process or time.monotonic() > deadline:
+                    return None if self._state()["Status"] not in _ENDED else 0
+                time.sleep(_STARTING_INTERVAL)
+            return 0
         except (EngineError, KeyError, ValueError):
             return None
 

@@ -85,15 +85,14 @@ def test_podman_which_waits_on_a_processor_is_asked_to_when_the_output_has_ended
 @pytest.mark.parametrize(
     ("state", "there", "top"),
     [
-        ({"Pid": os.getpid(), "Running": True}, "", os.getpid()),
+        ({"Pid": os.getpid(), "Status": "running"}, "", os.getpid()),
         # An engine elsewhere, whose number here belongs to another process or to none.
-        ({"Pid": os.getpid(), "Running": True}, "/elsewhere", None),
-        ({"Pid": 2**22 + 1, "Running": True}, "", None),
-        ({"Pid": 0, "Running": False}, "", 0),
-        ({"Pid": 2**22 + 1, "Running": False}, "", 0),
-        ({"Running": True}, "", None),
+        ({"Pid": os.getpid(), "Status": "running"}, "/elsewhere", None),
+        ({"Pid": 2**22 + 1, "Status": "running"}, "", None),
+        ({"Pid": 0, "Status": "exited"}, "", 0),
+        ({"Status": "running"}, "", None),
     ],
-    ids=["ours", "another's", "nobody's", "ended", "just ended", "not told"],
+    ids=["ours", "another's", "nobody's", "ended", "not told"],
 )
 def test_the_first_process_is_known_where_it_sees_the_same_folder_as_we_do(
     state: dict[str, Any], there: str, top: int | None, tmp_path: Path
@@ -104,6 +103,32 @@ def test_the_first_process_is_known_where_it_sees_the_same_folder_as_we_do(
 
     daemon = Daemon({})
     shared = (tmp_path, f"{tmp_path}{there}")
+    execution = ContainerExecution(daemon, "name", program="python", memory=None, path="/bin", shared=shared)
+    with execution.started():
+        daemon.output.ended.set()
+        assert execution.top == top
+        execution.pump(lambda _stream, _data: None, lambda: None)
+    execution.join()
+
+
+@pytest.mark.parametrize(
+    ("states", "top"),
+    [
+        ([{"Pid": 0, "Status": "created"}, {"Pid": os.getpid(), "Status": "running"}], os.getpid()),
+        ([{"Pid": 0, "Status": "created"}, {"Pid": 0, "Status": "exited"}], 0),
+        ([{"Pid": 2**22 + 1, "Status": "running"}, {"Pid": 0, "Status": "exited"}], 0),
+    ],
+    ids=["late", "ended meanwhile", "just ended"],
+)
+def test_a_first_process_that_is_not_known_yet_is_not_taken_for_one_that_has_ended(
+    states: list[dict[str, Any]], top: int, tmp_path: Path
+) -> None:
+    class Daemon(FakeDaemon):
+        def inspect_container(self, name: str) -> dict[str, Any]:
+            return {"State": {"ExitCode": 3, **(states.pop(0) if len(states) > 1 else states[0])}}
+
+    daemon = Daemon({})
+    shared = (tmp_path, str(tmp_path))
     execution = ContainerExecution(daemon, "name", program="python", memory=None, path="/bin", shared=shared)
     with execution.started():
         daemon.output.ended.set()
