@@ -8,11 +8,19 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
 from reprobox.errors import StorageError
+from reprobox.files import Output, writing
 from reprobox.units import size_text
+
+# By it, tools that make backups know what they may leave out (bford.info/cachedir).
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# What reprobox keeps here can be made again: wheels, layers, locks, virtual environments.
+# For information about cache directory tags see https://bford.info/cachedir/
+"""
 
 # Held by those who use the cache, together; and by the one who prunes it, alone.
 _GATE = ".in-use"
@@ -39,16 +47,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write `content`, or its pieces, to a temporary name beside `path` and move it there: nobody reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as out:
-            out.writelines((content,) if isinstance(content, bytes) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def making(path: Path, *, mode: int = 0o666) -> AbstractContextManager[Output]:
+    """Give a file of the cache to write (see `files.writing`), without waiting for the disk: all in the cache is
+    verified when it is used, and what is found damaged, as after a power cut, is made again.
+    """
+    return writing(path, mode=mode, sync=False)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a small file of the cache."""
+    with making(path) as out:
+        out.write(content)
 
 
 @contextlib.contextmanager
@@ -68,10 +77,7 @@ def storage_errors(cache: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def in_use(cache: Path) -> Iterator[None]:
     """Keep everything in the cache where it is: nothing is pruned while anybody looks things up or makes them."""
-    with storage_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        handle = (cache / _GATE).open("a")
-    with handle:
+    with _gate(cache) as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
 
@@ -79,11 +85,16 @@ def in_use(cache: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def nobody_else(cache: Path) -> Iterator[bool]:
     """Say whether nobody uses the cache (see `in_use`); if so, others wait until this is left."""
+    with _gate(cache) as handle:
+        yield _taken(handle, fcntl.LOCK_EX)
+
+
+def _gate(cache: Path) -> TextIO:
     with storage_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        handle = (cache / _GATE).open("a")
-    with handle:
-        yield _taken(handle, fcntl.LOCK_EX)
+        if not (cache / "CACHEDIR.TAG").exists():
+            keep(cache / "CACHEDIR.TAG", _TAG)
+        return (cache / _GATE).open("a")
 
 
 # Descriptors whose locks end with this process.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from reprobox.digests import digest_of
 from reprobox.validation import printable
 
 
@@ -169,7 +169,7 @@ def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
                 name=_plain(name),
                 compute_capability=capability if _CAPABILITY.fullmatch(capability) else "0.0",
                 memory_mib=int(memory) if _NUMBER.fullmatch(memory) else 0,
-                uuid_hash="sha256:" + hashlib.sha256(uuid.encode(errors="surrogateescape")).hexdigest(),
+                uuid_hash=digest_of(uuid.encode(errors="surrogateescape")),
                 mig=mig == "Enabled",
             )
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import reprobox
+from reprobox.digests import PATTERN
 from reprobox.errors import BundleError, NewerSchemaError
 from reprobox.validation import MAX_REPORTED, Problem, Rule, Rules, build, printable, report, to_plain
 
@@ -45,7 +46,7 @@ class Index:
 _RULES: Rules = {
     Index: {
         "name": Rule(expected="the name of a run", pattern=r"[a-z0-9][a-z0-9._-]{0,63}"),
-        "manifest": Rule(expected="sha256: and 64 hex digits", pattern=r"sha256:[0-9a-f]{64}"),
+        "manifest": Rule(expected="sha256: and 64 hex digits", pattern=PATTERN),
     },
     Member: {
         "size": Rule(expected="a number of bytes", minimum=0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import BinaryIO
 
 from reprobox.bundle.index import INDEX, SCHEMA, Index, Member, dump_index
 from reprobox.bundle.records import Entry, directory_record, ending, local_header
+from reprobox.digests import sha256_of
 from reprobox.errors import BundleError
+from reprobox.files import writing
 
 _BLOCK = 1 << 20
 
@@ -43,7 +44,7 @@ class Written:
 
 def of_bytes(path: str, content: bytes) -> Source:
     """Return the source of a small member."""
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256_of(content)
     return Source(path=path, size=len(content), read=lambda: (content,), sha256=digest, what=path)
 
 
@@ -65,27 +66,17 @@ def write_bundle(
     # An empty digest stands in for those not known yet, so that forbidden names are found before anything is written.
     draft = tuple(Member(path=source.path, size=source.size, sha256="") for source in ordered)
     dump_index(Index(reprobox_bundle=SCHEMA, name=name, manifest=manifest, members=draft))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as out:
-            entries: list[Entry] = []
-            members: list[Member] = []
-            for source in ordered:
-                entry, sha256 = _write_member(out, source, progress)
-                entries.append(entry)
-                members.append(Member(path=source.path, size=source.size, sha256=sha256))
-            index = Index(reprobox_bundle=SCHEMA, name=name, manifest=manifest, members=tuple(members))
-            entries.append(_write_member(out, of_bytes(INDEX, dump_index(index)), progress)[0])
-            _write_end(out, entries)
-            out.flush()
-            os.fsync(out.fileno())
-        with temporary.open("rb") as written:
-            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-        size = temporary.stat().st_size
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return Written(path=target, sha256=sha256, size=size, members=index.members)
+    with writing(target) as out:
+        entries: list[Entry] = []
+        members: list[Member] = []
+        for source in ordered:
+            entry, sha256 = _write_member(out.file, source, progress)
+            entries.append(entry)
+            members.append(Member(path=source.path, size=source.size, sha256=sha256))
+        index = Index(reprobox_bundle=SCHEMA, name=name, manifest=manifest, members=tuple(members))
+        entries.append(_write_member(out.file, of_bytes(INDEX, dump_index(index)), progress)[0])
+        _write_end(out.file, entries)
+        return Written(path=target, sha256=out.sha256, size=out.file.tell(), members=index.members)
 
 
 def _write_member(out: BinaryIO, source: Source, progress: Callable[[str, int], None]) -> tuple[Entry, str]:

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import reprobox
+from reprobox import inside
 from reprobox.engines.docker_calls import DockerLostError, DockerRefusedError, remove
 from reprobox.engines.docker_doctor import Check, examine, unavailable
 from reprobox.engines.docker_images import DockerImages
 from reprobox.engines.docker_plan import (
     KEEP_LABEL,
     OWNER_LABEL,
-    RECORD_FOLDER,
     RUN_LABEL,
-    SITE_FOLDER,
     GpuChoice,
     choose_gpus,
     container_name,
@@ -250,7 +249,7 @@ class DockerEngine(DockerImages):
         config = plan_to_container(plan, info=facts, image_env=image_env, owner=this_process(), user=user, gpus=gpus)
         if self._orphan_seconds is None:
             config["Labels"] |= {KEEP_LABEL: ""}
-        write_start_files(plan.site, site=SITE_FOLDER, record=RECORD_FOLDER)
+        write_start_files(plan.site, site=inside.SITE, record=inside.RECORD)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mount_points(plan.work, plan.data))
             stack.enter_context(lent((plan.work, plan.record), user))
@@ -260,8 +259,8 @@ class DockerEngine(DockerImages):
                     container_name(plan.run_id),
                     config,
                     memory=plan.memory,
-                    path=f"/opt/env/bin:{image_path(image_env)}",
-                    shared=(plan.record, RECORD_FOLDER),
+                    path=f"{inside.ENVIRONMENT}/bin:{image_path(image_env)}",
+                    shared=(plan.record, inside.RECORD),
                     watched=self._watched,
                 )
             )

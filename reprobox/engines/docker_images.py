@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from reprobox import inside
 from reprobox.engines.docker_calls import Calls, DockerRefusedError
 from reprobox.engines.docker_plan import (
-    DEFAULT_PATH,
     GpuChoice,
     container_name,
     container_user,
@@ -159,7 +159,7 @@ class DockerImages:
         config = once_to_container(image, command, info=info, owner=this_process(), user=user, gpus=gpus, folder=folder)
         with (
             lent((folder,) if folder else (), user),
-            running(self._calls, container_name("once"), config, memory=None, path=DEFAULT_PATH) as execution,
+            running(self._calls, container_name("once"), config, memory=None, path=inside.DEFAULT_PATH) as execution,
         ):
             status = execution.pump(lambda stream, data: _keep(written[stream], data), lambda: None)
         if status != 0:

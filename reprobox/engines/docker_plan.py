@@ -14,16 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reprobox import inside
 from reprobox.engines.interface import Plan, pythonpath
-from reprobox.engines.nvidia import DRIVER_FOLDER, Driver
+from reprobox.engines.nvidia import Driver
 from reprobox.engines.start_file import PTH_FILE, START_FOLDER
 from reprobox.errors import EngineError
-
-ENVIRONMENT_PREFIX = "/opt/env"
-WORK_FOLDER = "/work"
-RECORD_FOLDER = "/reprobox/record"
-SITE_FOLDER = "/reprobox/site"
-TEMPORARY_FOLDER = "/tmp"
 
 # By these Python leaves no bytecode in the user's folder, and writes output as it comes.
 PYTHON_VARIABLES = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
@@ -46,9 +41,6 @@ PIDS_LIMIT = 4096
 
 # The kernel's default number of process IDs (proc(5), /proc/sys/kernel/pid_max).
 _KERNEL_IDS = 32768
-
-# What a container gets that names no PATH: Docker's own default (moby, oci/defaults.go).
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +140,8 @@ def _passed_by_device(wanted: str, indices: list[int] | None, driver: Driver) ->
         host_config={
             "Devices": [{"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"} for path in devices]
         },
-        mounts=tuple(_bind(path, f"{DRIVER_FOLDER}/{name}", read_only=True) for name, path in driver.libraries),
-        libraries=DRIVER_FOLDER,
+        mounts=tuple(_bind(path, f"{inside.DRIVER}/{name}", read_only=True) for name, path in driver.libraries),
+        libraries=inside.DRIVER,
     )
 
 
@@ -174,7 +166,7 @@ def container_user(info: Mapping[str, Any], caller: tuple[int, int] | None = Non
 def image_path(image_env: Sequence[str]) -> str:
     """Return the PATH among an image's `NAME=value` lines, or Docker's default."""
     found = [line.partition("=")[2] for line in image_env if line.startswith("PATH=")]
-    return found[-1] if found else DEFAULT_PATH
+    return found[-1] if found else inside.DEFAULT_PATH
 
 
 def library_path(folder: str, image_env: Sequence[str]) -> str:
@@ -196,11 +188,11 @@ def program_environment(plan: Plan, image_env: Sequence[str], gpus: GpuChoice) -
     return {
         **libraries,
         **plan.env,
-        "PATH": f"{ENVIRONMENT_PREFIX}/bin:{image_path(image_env)}",
-        "HOME": TEMPORARY_FOLDER,
-        "TMPDIR": TEMPORARY_FOLDER,
+        "PATH": f"{inside.ENVIRONMENT}/bin:{image_path(image_env)}",
+        "HOME": inside.TEMPORARY,
+        "TMPDIR": inside.TEMPORARY,
         **PYTHON_VARIABLES,
-        **pythonpath(plan.pythonpath, WORK_FOLDER),
+        **pythonpath(plan.pythonpath, inside.WORK),
     }
 
 
@@ -223,7 +215,7 @@ def _confinement(memory: int | None, user: tuple[int, int], info: Mapping[str, A
         "SecurityOpt": ["no-new-privileges"],
         **({"PidsLimit": PIDS_LIMIT} if info.get("PidsLimit", True) else {}),
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, *(_callers_limits() if is_podman(info) else ())],
-        "Tmpfs": {TEMPORARY_FOLDER: f"rw,exec,nosuid,nodev,mode=1777{owner}{size}"},
+        "Tmpfs": {inside.TEMPORARY: f"rw,exec,nosuid,nodev,mode=1777{owner}{size}"},
         # Output is read from an attached stream as it comes; a log would keep it a second time on the engine's disk.
         "LogConfig": {"Type": "none", "Config": {}},
     }
@@ -266,11 +258,11 @@ def plan_to_container(
     host_config = _confinement(plan.memory, user, info) | {
         **({"NetworkMode": "bridge"} if plan.network else _NO_NETWORK),
         "Mounts": [
-            _bind(plan.work.absolute(), WORK_FOLDER, read_only=False),
-            _bind(plan.record.absolute(), RECORD_FOLDER, read_only=False),
-            _bind(plan.site.absolute(), SITE_FOLDER, read_only=True),
+            _bind(plan.work.absolute(), inside.WORK, read_only=False),
+            _bind(plan.record.absolute(), inside.RECORD, read_only=False),
+            _bind(plan.site.absolute(), inside.SITE, read_only=True),
             *(_bind(start_source(plan.site.absolute(), point), point, read_only=True) for point in plan.start_points),
-            *(_bind(m.source.resolve(), f"{WORK_FOLDER}/{m.target}", read_only=True) for m in plan.data),
+            *(_bind(m.source.resolve(), f"{inside.WORK}/{m.target}", read_only=True) for m in plan.data),
             *gpus.mounts,
         ],
         **gpus.host_config,
@@ -288,7 +280,7 @@ def plan_to_container(
         # Where `nvidia` is the default runtime, CUDA images ask for every GPU themselves.
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"
     return _request(plan.environment, plan.command, user) | {
-        "WorkingDir": WORK_FOLDER,
+        "WorkingDir": inside.WORK,
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": labels(plan.run_id, owner),
         "HostConfig": host_config,
@@ -313,9 +305,9 @@ def once_to_container(
     libraries = [] if chosen.libraries is None else [f"LD_LIBRARY_PATH={chosen.libraries}"]
     mounts = list(chosen.mounts)
     if folder is not None:
-        mounts.append(_bind(folder.absolute(), WORK_FOLDER, read_only=False))
+        mounts.append(_bind(folder.absolute(), inside.WORK, read_only=False))
     return _request(image, command, user) | {
-        "Env": [f"HOME={TEMPORARY_FOLDER}", f"TMPDIR={TEMPORARY_FOLDER}", *libraries],
+        "Env": [f"HOME={inside.TEMPORARY}", f"TMPDIR={inside.TEMPORARY}", *libraries],
         "Labels": labels("once", owner),
         "HostConfig": _confinement(None, user, info)
         | {**_NO_NETWORK, **({"Mounts": mounts} if mounts else {}), **chosen.host_config},

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from reprobox.cache import cache_root, write_atomically
+from reprobox.cache import cache_root, keep
 from reprobox.engines import streams, supervisor
 from reprobox.engines.interface import EngineInfo, Left, Plan, pythonpath
 from reprobox.engines.local_environment import prepare, python_and_platform
@@ -242,7 +242,7 @@ class LocalEngine:
             Path(str(note["file"])).unlink(missing_ok=True)
 
     def _write(self, note: Mapping[str, object]) -> None:
-        write_atomically(Path(str(note["file"])), json.dumps(note).encode())
+        keep(Path(str(note["file"])), json.dumps(note).encode())
 
     def left_of(self, run_id: str) -> Left | None:
         """Say that nothing is left: the supervisor ends the program the moment that its reprobox dies."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reprobox.cache import hold, in_use_file, locked, mark_used
+from reprobox.digests import hex_of
 from reprobox.errors import EngineError, StorageError
 from reprobox.lock.model import Lock
 from reprobox.progress import Observer
@@ -48,7 +49,7 @@ def prepare(lock: Lock, wheels: Mapping[str, Path], *, cache: Path, observer: Ob
     one of this machine and never downloaded. Raises EngineError when there is none of the lock's version or a wheel
     does not fit this machine, StorageError when the cache cannot be written.
     """
-    digest = lock.digest.removeprefix("sha256:")[:16]
+    digest = hex_of(lock.digest)[:16]
     # A virtual environment's scripts hold its path, so it is made where it stays: under a lock, with a mark at the end.
     place = cache / "venvs" / digest
     try:

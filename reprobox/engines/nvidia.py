@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-DRIVER_FOLDER = "/reprobox/driver"
-
 _CONTROL_DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 _LIBRARY_FOLDERS = (
     "/usr/local/nvidia/lib64",

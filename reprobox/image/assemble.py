@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.cache import storage_errors, write_atomically
+from reprobox.cache import keep, storage_errors
+from reprobox.digests import digest_of, hex_of, is_digest, prefixed
 from reprobox.errors import ImageError
 from reprobox.image.bases import Base
-from reprobox.image.layers import Layer, input_key, is_digest, layer_path, read_json
+from reprobox.image.layers import Layer, input_key, layer_path, read_json
 from reprobox.image.layout import BYTECODE_SCHEME
 from reprobox.image.model import ImageRecord
-from reprobox.image.oci import digest_of, image_config, image_manifest
+from reprobox.image.oci import image_config, image_manifest
 from reprobox.lock.model import LockedPackage
 from reprobox.progress import Observer
 
@@ -48,7 +49,7 @@ def input_digest(base: Base, packages: Sequence[LockedPackage], *, bytecode: boo
         parts.append("environment in the base")
     elif bytecode:
         parts.append(f"bytecode {BYTECODE_SCHEME}")
-    return "sha256:" + input_key("image", base.record.digest, base.architecture, *parts)
+    return prefixed(input_key("image", base.record.digest, base.architecture, *parts))
 
 
 def assemble(
@@ -67,7 +68,7 @@ def assemble(
     """
     ordered = tuple(sorted(wheels, key=lambda item: item[0].name))
     inputs = input_digest(base, [package for package, _ in ordered], bytecode=compiler is not None)
-    remembered = cache / "images" / f"{inputs.removeprefix('sha256:')}.json"
+    remembered = cache / "images" / f"{hex_of(inputs)}.json"
     own = _remembered(remembered)
     if own is None:
         # Takes tens of milliseconds to import, which an image that is known already need not pay.
@@ -75,7 +76,7 @@ def assemble(
 
         with storage_errors(cache):
             own = make_layers(base, ordered, cache, observer, compiler, damaged=frozenset())
-            write_atomically(remembered, _as_json(own))
+            keep(remembered, _as_json(own))
     layers = (*base.layers, *own)
     config = image_config(layers, base.env, base.architecture, inputs, virtual=not base.installed)
     manifest = image_manifest(config, layers)

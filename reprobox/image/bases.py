@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reprobox.cache import storage_errors, write_atomically
+from reprobox.cache import keep, storage_errors
+from reprobox.digests import hex_of
 from reprobox.errors import ImageError, SpecError
 from reprobox.image import catalogue, debian
 from reprobox.image.exported import Exported, measure
@@ -193,7 +194,7 @@ def _automatic(wishes: Wishes, store: ImageStore, cache: Path, observer: Observe
         silent.append(reference)
         with storage_errors(cache):
             # Kept until the cache is emptied: one machine should not change its base from run to run.
-            write_atomically(remembered, json.dumps(silent).encode())
+            keep(remembered, json.dumps(silent).encode())
     raise ImageError(
         "none of the bases that `auto` tries can be had"
         + ("" if wishes.python is None else f" with Python {wishes.python}"),
@@ -299,7 +300,7 @@ def _from_registry(reference: str, store: ImageStore, cache: Path, observer: Obs
     image = store.find_image(reference)
     if image is None or not image.repo_digests:
         return None
-    remembered = cache / "bases" / f"known-{image.id.removeprefix('sha256:')}.json"
+    remembered = cache / "bases" / f"known-{hex_of(image.id)}.json"
     if read_json(remembered) == list(image.repo_digests):
         return image
     answers = [store.registry_knows(digest) for digest in image.repo_digests]
@@ -307,7 +308,7 @@ def _from_registry(reference: str, store: ImageStore, cache: Path, observer: Obs
         return None
     if True in answers:
         with storage_errors(cache):
-            write_atomically(remembered, json.dumps(image.repo_digests).encode())
+            keep(remembered, json.dumps(image.repo_digests).encode())
     else:
         observer.warning(
             f"no registry answered whether it has {image.repo_digests[0]}; if the image was built on this machine, "

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprobox import inside
 from reprobox.errors import ImageError
 from reprobox.image.environment import Group
 from reprobox.image.install import Installation, InstalledFile
 from reprobox.image.layers import Layer, held_layer, input_key, intact, layer_path, make_layer
-from reprobox.image.layout import BYTECODE_SCHEME, ENVIRONMENT, site_packages
+from reprobox.image.layout import BYTECODE_SCHEME, site_packages
 from reprobox.image.tarstream import LayerWriter
 from reprobox.image.wheel import MAX_NAME, check_hash, open_wheel
 from reprobox.progress import Observer
@@ -142,7 +143,7 @@ def _write_jobs(folder: Path, installation: Installation, python: str) -> list[_
             with (folder / f"{job.name}.src").open("wb") as out:
                 for file in share:
                     out.writelines(wheel.chunks(file.entry or ""))
-            listing = [[f"{ENVIRONMENT}/{file.target}", file.size] for file in share]
+            listing = [[f"{inside.ENVIRONMENT}/{file.target}", file.size] for file in share]
             (folder / f"{job.name}.json").write_text(json.dumps(listing))
             jobs.append(job)
     return jobs
@@ -157,7 +158,7 @@ def _part(cache: Path, base: str, installation: Installation, folder: Path, jobs
             with (folder / f"{job.name}.pyc").open("rb") as packed:
                 for file, size in zip(job.files, sizes, strict=True):
                     if size:
-                        target = f"{ENVIRONMENT.lstrip('/')}/{_pyc(file.target, python)}"
+                        target = f"{inside.ENVIRONMENT.lstrip('/')}/{_pyc(file.target, python)}"
                         out.file(target, size, (packed.read(size),))
 
     layer = _make_anew(cache, _key(base, (installation,)), _title(installation.title), write)

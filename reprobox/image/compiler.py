@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reprobox import inside
 from reprobox.image import pycompile
 from reprobox.image.assemble import assemble
 from reprobox.image.bases import Base
 from reprobox.image.bytecode import Compiler
 from reprobox.image.interface import ImageStore
-from reprobox.image.layout import WORK
 from reprobox.image.load import load
 from reprobox.progress import Observer
 
@@ -27,6 +27,8 @@ def container_compiler(base: Base, store: ImageStore, *, cache: Path, observer: 
             image = load(assemble(base, (), cache=cache, observer=observer), store, observer=observer, name="base")
         # Isolated and without `site`, so that nothing of the base's packages is started.
         python = (base.python_executable, "-I", "-S", "-B", "-c")
-        store.run_once(image, (*python, Path(pycompile.__file__).read_text(encoding="utf-8"), WORK), folder=folder)
+        store.run_once(
+            image, (*python, Path(pycompile.__file__).read_text(encoding="utf-8"), inside.WORK), folder=folder
+        )
 
     return compile_in

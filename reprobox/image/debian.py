@@ -20,13 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.cache import keep, locked, storage_errors
+from reprobox.digests import hex_of, is_digest
 from reprobox.errors import ImageError
+from reprobox.files import read_chunks
 from reprobox.image import layers
 from reprobox.image.aptsources import SNAPSHOT_VARIABLE, debian_sources, snapshot_archive, snapshot_sources
 from reprobox.image.dpkg import Installed, read_installed
 from reprobox.image.layout import MTIME
-from reprobox.image.tarstream import LayerWriter, read_chunks
+from reprobox.image.tarstream import LayerWriter
 from reprobox.progress import Observer
 
 _HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
@@ -119,8 +121,8 @@ def debian_root(
         root = _build(recipe, cache=cache, observer=observer)
         facts = {"suite": root.suite, "diff_id": root.layer.diff_id, "size": root.layer.size}
         content = json.dumps(facts | asdict(root.installed)).encode()
-        write_atomically(_by_digest(cache, root.layer.diff_id), content)
-        write_atomically(newest, content)
+        keep(_by_digest(cache, root.layer.diff_id), content)
+        keep(newest, content)
         return root, False
 
 
@@ -148,12 +150,12 @@ def _check(recipe: Recipe) -> None:
 
 
 def _by_digest(cache: Path, digest: str) -> Path:
-    return cache / "bases" / f"debian-root-{digest.removeprefix('sha256:')}.json"
+    return cache / "bases" / f"debian-root-{hex_of(digest)}.json"
 
 
 def _read(path: Path) -> DebianRoot | None:
     found = layers.read_json(path)
-    if not isinstance(found, dict) or not layers.is_digest(found.get("diff_id")):
+    if not isinstance(found, dict) or not is_digest(found.get("diff_id")):
         return None
     return DebianRoot(
         suite=str(found["suite"]),

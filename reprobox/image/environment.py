@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox import inside
 from reprobox.image.install import Installation, InstalledFile
 from reprobox.image.layers import Layer, input_key, make_layer
-from reprobox.image.layout import ENVIRONMENT, MOUNT_POINTS, site_packages
+from reprobox.image.layout import MOUNT_POINTS, site_packages
 from reprobox.image.readahead import ahead
 from reprobox.image.tarstream import LayerWriter
 from reprobox.image.wheel import check_hash, open_wheel
@@ -30,7 +31,7 @@ _AHEAD = 4
 # What a tar adds to a file: a header of 512 bytes, as much at most for padding, two blocks for a long name, a folder.
 _OVERHEAD = 5 * 512
 
-_ROOT = ENVIRONMENT.lstrip("/")
+_ROOT = inside.ENVIRONMENT.lstrip("/")
 
 
 @dataclass(frozen=True, kw_only=True)

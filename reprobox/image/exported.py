@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.cache import keep, locked, storage_errors
+from reprobox.digests import hex_of, prefixed
 from reprobox.errors import ImageError
+from reprobox.files import read_chunks
 from reprobox.image.interface import ImageStore, StoredImage
 from reprobox.image.layers import read_json
-from reprobox.image.tarstream import read_chunks
 from reprobox.progress import Observer
 
 _FORMAT = 2
@@ -55,13 +56,13 @@ def measure(image: StoredImage, reference: str, store: ImageStore, *, cache: Pat
 
     Raises ImageError when the archive does not hold every layer that the engine says the image has.
     """
-    remembered = cache / "bases" / f"export-{_FORMAT}-{image.id.removeprefix('sha256:')}.json"
+    remembered = cache / "bases" / f"export-{_FORMAT}-{hex_of(image.id)}.json"
     with storage_errors(cache), locked(remembered.with_suffix(".lock")):
         known = _read(remembered)
         if known is not None:
             return known
         exported = _measure(image, reference, store, observer)
-        write_atomically(remembered, json.dumps(asdict(exported)).encode())
+        keep(remembered, json.dumps(asdict(exported)).encode())
         return exported
 
 
@@ -109,7 +110,7 @@ def _measure(image: StoredImage, reference: str, store: ImageStore, observer: Ob
                 if size <= _MAX_CONFIG:
                     small += chunk
             done += member.size
-            diff_id = "sha256:" + unpacked.hexdigest()
+            diff_id = prefixed(unpacked.hexdigest())
             if diff_id in wanted and diff_id not in found:
                 found[diff_id] = ExportedLayer(diff_id=diff_id, size=size, member=member.name)
             elif size <= _MAX_CONFIG and _layers_named_in(bytes(small)) == list(image.diff_ids):

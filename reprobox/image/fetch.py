@@ -5,25 +5,24 @@ Believed are digests alone: the registry's manifest must be the recorded one, an
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from reprobox.cache import ensure_room, storage_errors
+from reprobox.cache import ensure_room, making, storage_errors
+from reprobox.digests import digest_of, hex_of
 from reprobox.errors import ImageError, RegistryError
 from reprobox.image.assemble import Image
 from reprobox.image.bases import Base
 from reprobox.image.exported import Exported, measure
 from reprobox.image.interface import ImageStore, StoredImage
-from reprobox.image.layers import Layer, layer_path
+from reprobox.image.layers import Layer, intact, layer_path
 from reprobox.image.load import stored_under
 from reprobox.image.model import ImageRecord
-from reprobox.image.oci import LAYER_TYPE, digest_of, image_manifest
-from reprobox.image.push import intact
+from reprobox.image.oci import image_manifest
 from reprobox.progress import Observer
+from reprobox.registry.media_types import LAYER_TYPE
 from reprobox.registry.repository import Descriptor, Repository, descriptor, descriptors
 from reprobox.registry.session import GoneError
 
@@ -138,33 +137,25 @@ def _bring(
     missing = [layer for layer in pairs if not intact(cache, layer)]
     total, done = sum(layer.size for layer in missing), 0
     with storage_errors(cache):
-        folder = cache / "layers"
-        folder.mkdir(parents=True, exist_ok=True)
-        ensure_room(folder, total + _ROOM)
+        ensure_room(cache / "layers", total + _ROOM)
         for layer in missing:
-            target = layer_path(cache, layer.diff_id)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            try:
-                with temporary.open("wb") as out:
-                    for chunk in repository.blob(pairs[layer]):
-                        out.write(chunk)
-                        done += len(chunk)
-                        observer.working("image", f"fetching from {repository.reference.host}", done, total)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with making(layer_path(cache, layer.diff_id)) as out:
+                for chunk in repository.blob(pairs[layer]):
+                    out.write(chunk)
+                    done += len(chunk)
+                    observer.working("image", f"fetching from {repository.reference.host}", done, total)
 
 
 def _exported_config(stored: StoredImage, record: ImageRecord, store: ImageStore) -> bytes:
     """Read the image's config out of the engine's archive, in which its name holds its digest."""
-    hexadecimal = record.config_digest.removeprefix("sha256:")
+    hexadecimal = hex_of(record.config_digest)
     with store.export_image(stored.id) as source, tarfile.open(fileobj=source, mode="r|") as archive:
         for member in archive:
             if hexadecimal in member.name and member.isreg() and member.size <= _MAX_CONFIG:
                 content = archive.extractfile(member)
                 assert content is not None
                 config = content.read()
-                if "sha256:" + hashlib.sha256(config).hexdigest() == record.config_digest:
+                if digest_of(config) == record.config_digest:
                     return config
     raise ImageError(
         "the engine's archive does not hold the image's config",

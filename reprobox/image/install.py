@@ -14,8 +14,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox import inside
 from reprobox.errors import ImageError
-from reprobox.image.layout import ENVIRONMENT, site_packages
+from reprobox.image.layout import site_packages
 from reprobox.image.wheel import RecordRow, Wheel, path_problem, record_hash, refused
 from reprobox.lock.model import LockedPackage
 
@@ -120,7 +121,7 @@ def _script(wheel: Wheel, name: str, target: str) -> InstalledFile:
     first, newline, rest = wheel.content(name, limit=_MAX_SCRIPT).partition(b"\n")
     # `#!pythonw` means the same interpreter here; what follows it are arguments.
     _, space, arguments = first.partition(b" ")
-    content = f"#!{ENVIRONMENT}/bin/python".encode() + space + arguments + newline + rest
+    content = f"#!{inside.ENVIRONMENT}/bin/python".encode() + space + arguments + newline + rest
     return InstalledFile(target=target, mode=0o755, size=len(content), content=content)
 
 
@@ -149,7 +150,7 @@ def _wrappers(wheel: Wheel) -> dict[str, bytes]:
 
 def _wrapper(module: str, attribute: str) -> bytes:
     lines = (
-        f"#!{ENVIRONMENT}/bin/python",
+        f"#!{inside.ENVIRONMENT}/bin/python",
         "import sys",
         "",
         f"from {module} import {attribute.split('.')[0]}",

@@ -8,15 +8,14 @@ what another image is made from.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.cache import keep, locked, making, storage_errors
+from reprobox.digests import digest_of, hex_of
 from reprobox.errors import ImageError
 from reprobox.image.assemble import Image
 from reprobox.image.bases import Base
@@ -24,7 +23,6 @@ from reprobox.image.exported import stream_layers
 from reprobox.image.interface import ImageStore
 from reprobox.image.layers import Layer, holds, layer_path
 from reprobox.image.model import ImageRecord
-from reprobox.image.oci import digest_of
 from reprobox.image.probe import Probe
 from reprobox.lock.model import LockedPackage
 from reprobox.progress import Observer
@@ -113,9 +111,9 @@ def keep_image(record: ImageRecord, *, config: bytes, manifest: bytes, descripti
     _described(description)
     folder = _folder(cache, record)
     with storage_errors(cache):
-        write_atomically(folder / "config.json", config)
-        write_atomically(folder / "manifest.json", manifest)
-        write_atomically(folder / "base.json", description)
+        keep(folder / "config.json", config)
+        keep(folder / "manifest.json", manifest)
+        keep(folder / "base.json", description)
 
 
 def put_layer(cache: Path, layer: Layer, chunks: Iterable[bytes]) -> None:
@@ -124,20 +122,10 @@ def put_layer(cache: Path, layer: Layer, chunks: Iterable[bytes]) -> None:
     with storage_errors(cache), locked(cache / "layers" / "locks" / f"{place.stem}.lock"):
         if holds(cache, layer):
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.stem}.{os.getpid()}.tmp")
-        digest = hashlib.sha256()
-        try:
-            with temporary.open("wb") as out:
-                for chunk in chunks:
-                    digest.update(chunk)
-                    out.write(chunk)
-                size = out.tell()
-            if "sha256:" + digest.hexdigest() != layer.diff_id or size != layer.size:
-                raise ImageError(f"a layer is not what its name says: {layer.diff_id}", details=(f"{size} bytes",))
-            temporary.replace(place)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with making(place) as out:
+            out.writelines(chunks)
+            if (out.digest, out.size) != (layer.diff_id, layer.size):
+                raise ImageError(f"a layer is not what its name says: {layer.diff_id}", details=(f"{out.size} bytes",))
 
 
 def store_base_layers(base: Base, store: ImageStore, *, cache: Path, observer: Observer) -> None:
@@ -224,4 +212,4 @@ def _described(content: bytes) -> BaseDescription:
 
 
 def _folder(cache: Path, record: ImageRecord) -> Path:
-    return cache / "images" / "kept" / record.config_digest.removeprefix("sha256:")
+    return cache / "images" / "kept" / hex_of(record.config_digest)

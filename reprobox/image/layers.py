@@ -6,15 +6,14 @@ while it is streamed, when its hash is computed anyway; the index alone answers 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.cache import keep, locked, making, storage_errors
+from reprobox.digests import digest_of_file, hex_of, is_digest, sha256_of
 from reprobox.image.layout import ASSEMBLER_VERSION
 from reprobox.image.tarstream import LayerWriter
 
@@ -33,12 +32,12 @@ class Layer:
 def input_key(*parts: str) -> str:
     """Return the hex digest that stands for these inputs under this assembler."""
     text = json.dumps([ASSEMBLER_VERSION, *parts], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of(text.encode())
 
 
 def layer_path(cache: Path, diff_id: str) -> Path:
     """Return where the layer lies if the cache holds it."""
-    return cache / "layers" / f"{diff_id.removeprefix('sha256:')}.tar"
+    return cache / "layers" / f"{hex_of(diff_id)}.tar"
 
 
 def holds(cache: Path, layer: Layer) -> bool:
@@ -64,10 +63,10 @@ def held_layer(cache: Path, key: str, made_from: str) -> Layer | None:
 
 
 def intact(cache: Path, layer: Layer) -> bool:
-    """Say whether the store holds the layer to the bit: all of it is read."""
+    """Say whether the store holds the layer to the bit: all of it is read, unless its size tells already."""
+    path = layer_path(cache, layer.diff_id)
     try:
-        with layer_path(cache, layer.diff_id).open("rb") as source:
-            return f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}" == layer.diff_id
+        return path.stat().st_size == layer.size and digest_of_file(path) == layer.diff_id
     except OSError:
         return False
 
@@ -88,24 +87,18 @@ def make_layer(
             left.unlink(missing_ok=True)
         layer = write_layer(cache, key, made_from, write)
         entry = json.dumps({"diff_id": layer.diff_id, "size": layer.size, "made_from": made_from}).encode()
-        write_atomically(cache / "layers" / "index" / f"{key}.json", entry)
+        keep(cache / "layers" / "index" / f"{key}.json", entry)
         return layer
 
 
 def write_layer(cache: Path, name: str, made_from: str, write: Callable[[LayerWriter], None]) -> Layer:
     """Write a layer under a temporary name made from `name` and put it in its place; nothing is left on failure."""
-    folder = cache / "layers"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("wb") as out:
-            writer = LayerWriter(out)
-            write(writer)
-            diff_id = writer.finish()
-        temporary.replace(layer_path(cache, diff_id))
-    finally:
-        temporary.unlink(missing_ok=True)
-    return Layer(diff_id=diff_id, size=writer.size, made_from=made_from)
+    with making(cache / "layers" / name) as out:
+        writer = LayerWriter(out)
+        write(writer)
+        writer.finish()
+        out.target = layer_path(cache, out.digest)
+    return Layer(diff_id=out.digest, size=out.size, made_from=made_from)
 
 
 def read_json(path: Path) -> Any:
@@ -114,16 +107,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def is_digest(text: object) -> bool:
-    """Say whether `text` is `sha256:` and 64 lower-case hex digits."""
-    return (
-        isinstance(text, str)
-        and text.startswith("sha256:")
-        and len(text) == len("sha256:") + 64
-        and set(text[len("sha256:") :]) <= set("0123456789abcdef")
-    )
 
 
 def total_size(layers: Sequence[Layer]) -> int:

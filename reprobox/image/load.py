@@ -12,15 +12,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.cache import keep, locked, storage_errors
+from reprobox.digests import canonical, hex_of, prefixed
 from reprobox.errors import ImageError, ReproboxError
+from reprobox.files import file_chunks
 from reprobox.image import tarstream
 from reprobox.image.assemble import Image, rebuild_layers
 from reprobox.image.exported import stream_layers
 from reprobox.image.interface import ImageStore, StoredImage
 from reprobox.image.layers import Layer, holds, layer_path, read_json, total_size
 from reprobox.image.model import ImageRecord
-from reprobox.image.oci import blob_path, canonical, layout_index
+from reprobox.image.oci import blob_path, layout_index
 from reprobox.progress import Observer
 
 _PROGRESS_STEP = 16 << 20
@@ -102,7 +104,7 @@ def _layers_present(image: Image, store: ImageStore) -> int:
     for path in sorted((image.cache / "images" / "loaded").glob("*.json")):
         diff_ids = read_json(path)
         if isinstance(diff_ids, list):
-            candidates.append((_common(diff_ids, image.record.diff_ids), f"sha256:{path.stem}"))
+            candidates.append((_common(diff_ids, image.record.diff_ids), prefixed(path.stem)))
     for common, image_id in sorted(candidates, reverse=True)[:_CANDIDATES]:
         if common <= best:
             break
@@ -125,11 +127,11 @@ def _common(one: list[str], other: tuple[str, ...]) -> int:
 
 def _remember(stored: StoredImage, cache: Path) -> None:
     content = json.dumps(stored.diff_ids).encode()
-    write_atomically(cache / "images" / "loaded" / f"{stored.id[7:]}.json", content)
+    keep(cache / "images" / "loaded" / f"{hex_of(stored.id)}.json", content)
 
 
 def _file(cache: Path, digest: str, suffix: str) -> Path:
-    return cache / "images" / f"{digest.removeprefix('sha256:')}.{suffix}"
+    return cache / "images" / f"{hex_of(digest)}.{suffix}"
 
 
 def _plain_name(name: str) -> str:
@@ -189,7 +191,7 @@ class Archive:
         digest = hashlib.sha256()
         left = layer.size
         try:
-            for chunk in tarstream.file_chunks(layer_path(self._image.cache, layer.diff_id)):
+            for chunk in file_chunks(layer_path(self._image.cache, layer.diff_id)):
                 digest.update(chunk)
                 left -= len(chunk)
                 if left <= 0:
@@ -198,7 +200,7 @@ class Archive:
                 yield chunk
         except OSError:
             left = -1
-        if left != 0 or "sha256:" + digest.hexdigest() != layer.diff_id:
+        if left != 0 or prefixed(digest.hexdigest()) != layer.diff_id:
             self.damaged = layer
             raise ImageError(f"a cached layer is damaged: {layer.diff_id}", hint="run again")
         yield chunk

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from reprobox import inside
+from reprobox.digests import canonical, digest_of, hex_of
 from reprobox.image.layers import Layer
-from reprobox.image.layout import CREATED, ENVIRONMENT, WORK
+from reprobox.image.layout import CREATED
+from reprobox.registry.media_types import CONFIG_TYPE, INDEX_TYPE, LAYER_TYPE, MANIFEST_TYPE
 
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 INPUT_LABEL = "org.reprobox.input"
-
-# What Docker gives a container whose image names no PATH.
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def canonical(document: Any) -> bytes:
-    """Return JSON with sorted keys, no spaces and no escapes beyond those that JSON demands, in UTF-8."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def digest_of(content: bytes) -> str:
-    """Return `sha256:` of `content`."""
-    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def blob_path(digest: str) -> str:
     """Return where a blob lies in an OCI layout."""
-    return "blobs/sha256/" + digest.removeprefix("sha256:")
+    return "blobs/sha256/" + hex_of(digest)
 
 
 def image_config(
@@ -48,9 +31,9 @@ def image_config(
     `virtual` says whether the environment is a virtual one of ours, or the base's own.
     """
     env = dict(base_env)
-    env["PATH"] = f"{ENVIRONMENT}/bin:{env.get('PATH') or _DEFAULT_PATH}"
+    env["PATH"] = f"{inside.ENVIRONMENT}/bin:{env.get('PATH') or inside.DEFAULT_PATH}"
     if virtual:
-        env["VIRTUAL_ENV"] = ENVIRONMENT
+        env["VIRTUAL_ENV"] = inside.ENVIRONMENT
     env["LANG"] = "C.UTF-8"
     return canonical(
         {
@@ -58,7 +41,7 @@ def image_config(
             "config": {
                 "Env": [f"{key}={value}" for key, value in sorted(env.items())],
                 "Labels": {INPUT_LABEL: input_digest},
-                "WorkingDir": WORK,
+                "WorkingDir": inside.WORK,
             },
             "created": CREATED,
             "history": [{"created": CREATED, "created_by": layer.made_from} for layer in layers],

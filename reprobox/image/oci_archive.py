@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from reprobox.errors import ImageError
+from reprobox.files import writing
 from reprobox.image.assemble import Image, rebuild_layers
 from reprobox.image.interface import ImageStore
 from reprobox.image.layers import total_size
@@ -21,26 +21,20 @@ def write_archive(image: Image, store: ImageStore, target: Path, *, observer: Ob
     A cached layer that is missing or damaged is made again. Raises ImageError, and OSError for `target`'s disk.
     """
     total = total_size(image.layers)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        for _ in image.layers:
-            # Its own reports would speak of an engine.
-            archive = Archive(image, store, Observer(), present=0)
-            told = 0
-            try:
-                with temporary.open("wb") as out:
-                    for chunk in archive.chunks():
-                        out.write(chunk)
-                        if (done := out.tell()) - told >= _STEP:
-                            told = done
-                            observer.working("image", "writing the archive", min(done, total), total)
-                break
-            except ImageError:
-                if archive.damaged is None:
-                    raise
-                rebuild_layers(image, frozenset({archive.damaged.diff_id}), observer=observer)
-        else:
-            raise ImageError("cached layers are damaged as soon as they are made", hint="check the cache's disk")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for _ in image.layers:
+        # Its own reports would speak of an engine.
+        archive = Archive(image, store, Observer(), present=0)
+        told = 0
+        try:
+            with writing(target) as out:
+                for chunk in archive.chunks():
+                    out.write(chunk)
+                    if out.size - told >= _STEP:
+                        told = out.size
+                        observer.working("image", "writing the archive", min(out.size, total), total)
+            return
+        except ImageError:
+            if archive.damaged is None:
+                raise
+            rebuild_layers(image, frozenset({archive.damaged.diff_id}), observer=observer)
+    raise ImageError("cached layers are damaged as soon as they are made", hint="check the cache's disk")

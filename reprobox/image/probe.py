@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import write_atomically
+from reprobox import inside
+from reprobox.cache import keep
+from reprobox.digests import hex_of
 from reprobox.errors import ImageError
 from reprobox.image.interface import ImageStore
 from reprobox.image.layers import read_json
-from reprobox.image.layout import ENVIRONMENT
 
 _FORMAT = 3
 _MARK = "reprobox-probe "
@@ -31,7 +32,7 @@ print({_MARK!r} + json.dumps({{
     "python": "%d.%d" % sys.version_info[:2],
     "executable": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
     "libc": libc,
-    "occupied": os.path.lexists({ENVIRONMENT!r}),
+    "occupied": os.path.lexists({inside.ENVIRONMENT!r}),
     "python_name": bool(shutil.which("python")),
     "launcher": sys.executable,
     "archive": next((path for path in sys.path if os.path.basename(path).startswith("python")
@@ -65,13 +66,13 @@ class Probe:
 
 def probe(image_id: str, reference: str, store: ImageStore, *, cache: Path) -> Probe:
     """Ask the image. Raises ImageError when it has no CPython, or another C library than glibc."""
-    remembered = cache / "bases" / f"probe-{_FORMAT}-{image_id.removeprefix('sha256:')}.json"
+    remembered = cache / "bases" / f"probe-{_FORMAT}-{hex_of(image_id)}.json"
     answer = read_json(remembered)
     if isinstance(answer, dict):
         return _understood(answer, reference)
     answer = _ask(image_id, reference, store)
     found = _understood(answer, reference)
-    write_atomically(remembered, json.dumps(answer).encode())
+    keep(remembered, json.dumps(answer).encode())
     return found
 
 

@@ -6,21 +6,21 @@ uncompressed. So the digest by which it knows the image is the recorded one, wha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox.cache import storage_errors, write_atomically
+from reprobox.cache import keep, storage_errors
+from reprobox.digests import sha256_of
 from reprobox.errors import ImageError
+from reprobox.files import read_chunks
 from reprobox.image.assemble import Image, rebuild_layers
 from reprobox.image.exported import ExportedLayer, stream_layers
 from reprobox.image.interface import ImageStore
-from reprobox.image.layers import Layer, layer_path, read_json
-from reprobox.image.oci import MANIFEST_TYPE
-from reprobox.image.tarstream import read_chunks
+from reprobox.image.layers import Layer, intact, layer_path, read_json
 from reprobox.progress import Observer
+from reprobox.registry.media_types import MANIFEST_TYPE
 from reprobox.registry.repository import Offer, Repository
 
 # A piece must have left within the connection's patience, also over a slow line.
@@ -62,7 +62,7 @@ class _Sending:
         self._repository = repository
         self._store = store
         self._observer = observer
-        host = hashlib.sha256(repository.reference.host.encode()).hexdigest()
+        host = sha256_of(repository.reference.host.encode())
         # Which repository of that host has which layer, so that it need not be sent to another one again.
         self._known = image.cache / "pushed" / f"{host}.json"
         self._done = self._told = self._total = 0
@@ -115,7 +115,7 @@ class _Sending:
         name = self._repository.reference.name
         places = self._places() | {layer.diff_id: name for layer in self._image.layers}
         with storage_errors(self._image.cache):
-            write_atomically(self._known, json.dumps(places, sort_keys=True).encode())
+            keep(self._known, json.dumps(places, sort_keys=True).encode())
 
     def _places(self) -> dict[str, str]:
         found = read_json(self._known)
@@ -141,15 +141,3 @@ class _Sending:
             if self._done - self._told >= _PROGRESS_STEP:
                 self._told = self._done
                 self._observer.working("push", f"sending to {self._repository.reference.host}", self._done, self._total)
-
-
-def intact(cache: Path, layer: Layer) -> bool:
-    """Say whether the cache holds the layer, by its content and not only by its size."""
-    path = layer_path(cache, layer.diff_id)
-    try:
-        with path.open("rb") as source:
-            return path.stat().st_size == layer.size and (
-                "sha256:" + hashlib.file_digest(source, "sha256").hexdigest() == layer.diff_id
-            )
-    except OSError:
-        return False

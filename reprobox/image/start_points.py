@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reprobox import inside
 from reprobox.image.bases import Base
 from reprobox.image.interface import ImageStore
-from reprobox.image.layout import ENVIRONMENT, site_packages
+from reprobox.image.layout import site_packages
 from reprobox.image.probe import probe
 
 _PTH = "reprobox.pth"
@@ -29,5 +30,5 @@ def start_points(base: Base, image_id: str, store: ImageStore, *, cache: Path) -
         python = found.python
     # Debian's Python is not asked: it is where its package puts it.
     archive = found.archive if found is not None else f"/usr/lib/python{python.replace('.', '')}.zip"
-    own = () if base.installed else (f"{ENVIRONMENT}/{site_packages(python)}/{_PTH}",)
+    own = () if base.installed else (f"{inside.ENVIRONMENT}/{site_packages(python)}/{_PTH}",)
     return (*((archive,) if archive else ()), *own)

@@ -8,15 +8,12 @@ Python can change an image's digest.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import Protocol
 
 from reprobox.image.layout import MTIME
 
 BLOCK = 512
-CHUNK = 1 << 20
 END = bytes(2 * BLOCK)
 
 _FILE, _SYMLINK, _FOLDER, _PAX = b"0", b"2", b"5", b"x"
@@ -100,49 +97,53 @@ def _ustar(name: bytes, kind: bytes, size: int, mode: int, uid: int, gid: int, l
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
+class Writable(Protocol):
+    """What an archive is written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take in what comes next."""
+
+
 class LayerWriter:
-    """Writes one layer into `out`, adding the folders above each entry, and knows the digest and size of what it wrote.
+    """Writes one layer into `out`, adding the folders above each entry.
 
     Entries must be added in an order in which no folder is needed with other rights after it was added implicitly.
     """
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: Writable) -> None:
         """Write to `out`, which is opened and closed by the caller."""
         self._out = out
-        self._hash = hashlib.sha256()
         self._folders: set[str] = set()
-        self.size = 0
 
     def folder(self, path: str, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:
         """Add a folder and, where missing, those above it."""
         self._parents(path)
         if path not in self._folders:
             self._folders.add(path)
-            self._write(folder_header(path, mode=mode, uid=uid, gid=gid))
+            self._out.write(folder_header(path, mode=mode, uid=uid, gid=gid))
 
     def symlink(self, path: str, target: str, *, uid: int = 0, gid: int = 0) -> None:
         """Add a symbolic link."""
         self._parents(path)
-        self._write(symlink_header(path, target, uid=uid, gid=gid))
+        self._out.write(symlink_header(path, target, uid=uid, gid=gid))
 
     def file(
         self, path: str, size: int, chunks: Iterable[bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0
     ) -> None:
         """Add a regular file whose `chunks` come to `size` bytes. Raises ValueError when they do not."""
         self._parents(path)
-        self._write(file_header(path, size, mode=mode, uid=uid, gid=gid))
+        self._out.write(file_header(path, size, mode=mode, uid=uid, gid=gid))
         written = 0
         for chunk in chunks:
             written += len(chunk)
-            self._write(chunk)
+            self._out.write(chunk)
         if written != size:
             raise ValueError(f"{path}: {written} bytes came where {size} were announced")
-        self._write(padding(size))
+        self._out.write(padding(size))
 
-    def finish(self) -> str:
-        """Write the end of the archive; return `sha256:` of the whole."""
-        self._write(END)
-        return "sha256:" + self._hash.hexdigest()
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._out.write(END)
 
     def _parents(self, path: str) -> None:
         parts = path.split("/")[:-1]
@@ -150,21 +151,4 @@ class LayerWriter:
             parent = "/".join(parts[:depth])
             if parent not in self._folders:
                 self._folders.add(parent)
-                self._write(folder_header(parent))
-
-    def _write(self, data: bytes) -> None:
-        self._hash.update(data)
-        self.size += len(data)
-        self._out.write(data)
-
-
-def read_chunks(source: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
-    """Yield what is left in `source`, at most `size` bytes at a time."""
-    while chunk := source.read(size):
-        yield chunk
-
-
-def file_chunks(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file."""
-    with path.open("rb") as source:
-        yield from read_chunks(source)
+                self._out.write(folder_header(parent))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.errors import ImageError
-from reprobox.image.tarstream import CHUNK, file_chunks
+from reprobox.files import CHUNK, file_chunks
 from reprobox.lock.model import LockedPackage
 
 MAX_ENTRIES = 100_000

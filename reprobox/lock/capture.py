@@ -8,7 +8,6 @@ a wheel from the installed files and marked with its `origin`.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.cache import storage_errors
+from reprobox.digests import sha256_of_file
 from reprobox.errors import LockError
 from reprobox.lock.download import fetch_wheels, store_wheel
-from reprobox.lock.model import Lock, LockedPackage, torch_build
-from reprobox.lock.pylock import Sources, select_wheels
+from reprobox.lock.model import Lock, LockedPackage, Sources, torch_build
+from reprobox.lock.pylock import select_wheels
 from reprobox.lock.repack import editable_contents, installed_contents, repack, wheel_name
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import Settings, gather_settings
@@ -233,8 +233,7 @@ def _packed(each: Distribution, origin: str, python: str, platform: str, cache: 
         with tempfile.TemporaryDirectory(prefix="packed-", dir=cache) as folder:
             made = Path(folder) / wheel_name(each.name, each.version, tags)
             repack(stem, tags, contents, made)
-            with made.open("rb") as handle:
-                sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+            sha256 = sha256_of_file(made)
             package = LockedPackage(name=each.name, version=each.version, file=made.name, sha256=sha256, origin=origin)
             package.check()
             store_wheel(package, made, cache)

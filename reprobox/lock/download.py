@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.cache import locked, storage_errors, write_atomically
+from reprobox.cache import keep, locked, making, storage_errors
+from reprobox.digests import sha256_of_file
 from reprobox.errors import LockError
 from reprobox.lock.model import Lock, LockedPackage
 from reprobox.progress import Observer
 
 if TYPE_CHECKING:
-    from reprobox.lock.pylock import Sources
-    from reprobox.lock.source_only import SourceArchive
+    from reprobox.lock.model import SourceArchive, Sources
     from reprobox.lock.transfer import Transfer
 
 # Three connections fetched 47 MB as fast as eight did, and a burst of new ones, each with its own look-up of the host's
@@ -56,15 +55,15 @@ def fetch_archive(archive: SourceArchive, path: Path, *, requirements: Path | No
 
     settings, _ = settings_for(requirements)
     try:
-        with Transfer(settings) as transfer:
-            _, sha256 = transfer.save(archive.source.url, path, lambda _: None)
+        with Transfer(settings) as transfer, making(path) as out:
+            transfer.save(archive.source.url, out, lambda _: None)
+            if out.sha256 != archive.sha256:
+                raise _other_file(archive.file, archive.sha256, out.sha256)
     except GoneError as error:
         raise LockError(
             f"the source archive of {archive.name} {archive.version} is not offered any more: {archive.file}",
             hint="Make the lock anew, or name another version.",
         ) from error
-    if sha256 != archive.sha256:
-        raise _other_file(archive.file, archive.sha256, sha256)
 
 
 def damaged_wheels(lock: Lock, *, cache: Path) -> tuple[LockedPackage, ...]:
@@ -82,24 +81,15 @@ def keep_wheel(package: LockedPackage, chunks: Callable[[], Iterable[bytes]], *,
     with storage_errors(cache), locked(path.parent / ".lock"):
         if _stored(cache, package, verify=False):
             return
-        partial = path.with_name(".partial")
-        digest = hashlib.sha256()
-        try:
-            with partial.open("wb") as out:
-                for chunk in chunks():
-                    digest.update(chunk)
-                    out.write(chunk)
-                size = out.tell()
-            if digest.hexdigest() != package.sha256:
+        with making(path) as out:
+            out.writelines(chunks())
+            if out.sha256 != package.sha256:
                 raise LockError(
                     f"{package.file} does not match its hash; it was not kept",
-                    details=(f"expected sha256 {package.sha256}", f"found    sha256 {digest.hexdigest()}"),
+                    details=(f"expected sha256 {package.sha256}", f"found    sha256 {out.sha256}"),
                     hint="get the file that holds it again from where it came",
                 )
-            partial.replace(path)
-            write_atomically(_marker(cache, package), str(size).encode())
-        finally:
-            partial.unlink(missing_ok=True)
+        keep(_marker(cache, package), str(out.size).encode())
 
 
 def has_wheel(package: LockedPackage, *, cache: Path) -> bool:
@@ -118,7 +108,7 @@ def store_wheel(package: LockedPackage, made: Path, cache: Path) -> None:
     with locked(path.parent / ".lock"):
         size = made.stat().st_size
         made.replace(path)
-        write_atomically(_marker(cache, package), str(size).encode())
+        keep(_marker(cache, package), str(size).encode())
 
 
 def _marker(cache: Path, package: LockedPackage) -> Path:
@@ -134,8 +124,7 @@ def _stored(cache: Path, package: LockedPackage, verify: bool) -> bool:
         return False
     if not intact or not verify:
         return intact
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() == package.sha256
+    return sha256_of_file(path) == package.sha256
 
 
 def _fetch(
@@ -148,7 +137,7 @@ def _fetch(
 ) -> None:
     # What fetching takes costs tens of milliseconds to import, which a cache that holds every wheel need not pay.
     from reprobox.lock.locating import locate, not_offered
-    from reprobox.lock.pylock import Source
+    from reprobox.lock.model import Source
     from reprobox.lock.requirements import settings_for
     from reprobox.lock.store import read_sources, write_sources
     from reprobox.lock.transfer import Transfer
@@ -246,12 +235,8 @@ def _store(package: LockedPackage, url: str, cache: Path, transfer: Transfer, co
         if _stored(cache, package, verify=True):
             counter.add(path.stat().st_size)
             return
-        partial = path.with_name(".partial")
-        try:
-            size, sha256 = transfer.save(url, partial, counter.add)
-            if sha256 != package.sha256:
-                raise _other_file(package.file, package.sha256, sha256)
-            partial.replace(path)
-            write_atomically(_marker(cache, package), str(size).encode())
-        finally:
-            partial.unlink(missing_ok=True)
+        with making(path) as out:
+            transfer.save(url, out, counter.add)
+            if out.sha256 != package.sha256:
+                raise _other_file(package.file, package.sha256, out.sha256)
+        keep(_marker(cache, package), str(out.size).encode())

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from reprobox.errors import LockError
-from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, torch_build
-from reprobox.lock.pylock import Sources, UnpromisedError, offered_wheels, select_wheels
+from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, SourceArchive, SourceOnlyError, Sources, torch_build
+from reprobox.lock.pylock import UnpromisedError, offered_wheels, select_wheels
 from reprobox.lock.requirements import settings_for
 from reprobox.lock.requirements_text import IndexOptions
 from reprobox.lock.settings import Settings
-from reprobox.lock.source_only import SourceArchive, SourceOnlyError, compile_with_sources
+from reprobox.lock.source_only import compile_with_sources
 from reprobox.lock.uv_command import UvFailure, compile_pylock
 from reprobox.lock.uv_words import explain, no_solution
 

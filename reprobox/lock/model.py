@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from reprobox.digests import canonical_digest
 from reprobox.errors import LockError
 from reprobox.validation import OPTIONAL, to_plain
 
@@ -92,9 +92,47 @@ class Lock:
     @property
     def digest(self) -> str:
         """`sha256:` over the canonical JSON of the lock: equal exactly when the same wheels are meant."""
-        text = json.dumps(to_plain(self), sort_keys=True, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return canonical_digest(to_plain(self))
 
     def version_of(self, name: str) -> str | None:
         """Return the locked version of project `name`, or None."""
         return next((package.version for package in self.packages if package.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a wheel is offered: an address without credentials, and its size in bytes if the index tells."""
+
+    url: str
+    size: int | None
+
+
+Sources = dict[str, Source]  # by sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceArchive:
+    """The source archive of one version of a project, and where it is offered; `sha256` has 64 hex digits."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    source: Source
+
+
+class SourceOnlyError(LockError):
+    """Some packages of a lock are offered as source archives only. `archives` are those to be built."""
+
+    def __init__(self, archives: Sequence[SourceArchive], *, python: str, platform: str) -> None:
+        """Name them, for where nothing can be built."""
+        first = archives[0]
+        more = "".join(f", {each.name} too" for each in archives[1:])
+        super().__init__(
+            f"{first.name} offers no wheel for Python {python} on {platform}; only source archives{more}",
+            details=tuple(f"found: {each.file}" for each in archives),
+            hint="With the docker engine it is built in a container without a network. Or choose another version; or "
+            f"build its wheel once (`pip wheel {first.name}=={first.version}`) and name its folder with find-links; or "
+            "take it from an environment that has it (--from-env).",
+        )
+        self.archives = tuple(archives)

@@ -6,14 +6,13 @@ they have changed since; resolving them again is left to `reprobox lock`, becaus
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprobox.digests import canonical_digest, sha256_of
 from reprobox.errors import LockError, SpecError
 from reprobox.lock.choices import Choices
 from reprobox.lock.export import WHEELS, export_pylock
@@ -137,7 +136,6 @@ def _bytes_digest(read: Requirements, choices: Choices) -> str:
 
 
 def _digest(read: Requirements, choices: Choices, contents: Iterable[bytes]) -> str:
-    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    digests = [sha256_of(content) for content in contents]
     asked = {key: value for key, value in choices.as_key().items() if key != "driver"}
-    text = json.dumps([read.path.name, digests, asked], sort_keys=True, separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return canonical_digest([read.path.name, digests, asked])

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import LockError
 from reprobox.lock.addresses import without_credentials
-from reprobox.lock.model import ORIGINS, BuiltFrom, Lock, LockedPackage
+from reprobox.lock.model import ORIGINS, BuiltFrom, Lock, LockedPackage, Source, SourceArchive, SourceOnlyError, Sources
 from reprobox.lock.platforms import compatible_wheel_tags, marker_environment
-from reprobox.lock.source_only import SourceArchive, SourceOnlyError
 
 if TYPE_CHECKING:
     from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a wheel is offered: an address without credentials, and its size in bytes if the index tells."""
-
-    url: str
-    size: int | None
-
-
-Sources = dict[str, Source]  # by sha256
 NOTHING_BUILT: Mapping[str, LockedPackage] = MappingProxyType({})
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.cache import locked
+from reprobox.digests import sha256_of
 from reprobox.errors import LockError
 from reprobox.lock.choices import Choices
 from reprobox.lock.download import wheel_path
 from reprobox.lock.foreign import export_requirements_text, export_uv_lock
-from reprobox.lock.model import Lock, LockedPackage
-from reprobox.lock.pylock import NOTHING_BUILT, Sources, UnpromisedError, select_wheels
+from reprobox.lock.model import Lock, LockedPackage, Sources
+from reprobox.lock.pylock import NOTHING_BUILT, UnpromisedError, select_wheels
 from reprobox.lock.requirements import (
     NO_CHOICES,
     Requirements,
@@ -163,7 +164,7 @@ def _cached(task: _Task) -> tuple[Lock, bool]:
 
 def _key(task: _Task) -> str:
     """Digest everything that a resolution depends on, except what the indexes offer and when."""
-    contents = [hashlib.sha256(content).hexdigest() for content in task.read.content]
+    contents = [sha256_of(content) for content in task.read.content]
     place = [task.python, task.platform]
     parts: list[Any] = [FORMAT, task.read.kind, contents, *place, task.settings.fingerprint, uv_version()]
     parts.append(task.choices.as_key())

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reprobox.errors import LockError
 from reprobox.lock.model import LockedPackage
 from reprobox.lock.settings import Settings, uv_tables
 from reprobox.lock.uv_command import Compiled, UvFailure, compile_pylock
 from reprobox.lock.uv_words import without_wheels
-
-if TYPE_CHECKING:
-    from reprobox.lock.pylock import Source
 
 # What of the user's settings of uv says where and among what to look; uv reads one file only when it is named to it.
 _KEPT = (
@@ -32,34 +28,6 @@ _KEPT = (
     *("constraint-dependencies", "override-dependencies", "exclude-dependencies", "torch-backend"),
     "dependency-metadata",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceArchive:
-    """The source archive of one version of a project, and where it is offered; `sha256` has 64 hex digits."""
-
-    name: str
-    version: str
-    file: str
-    sha256: str
-    source: Source
-
-
-class SourceOnlyError(LockError):
-    """Some packages of a lock are offered as source archives only. `archives` are those to be built."""
-
-    def __init__(self, archives: Sequence[SourceArchive], *, python: str, platform: str) -> None:
-        """Name them, for where nothing can be built."""
-        first = archives[0]
-        more = "".join(f", {each.name} too" for each in archives[1:])
-        super().__init__(
-            f"{first.name} offers no wheel for Python {python} on {platform}; only source archives{more}",
-            details=tuple(f"found: {each.file}" for each in archives),
-            hint="With the docker engine it is built in a container without a network. Or choose another version; or "
-            f"build its wheel once (`pip wheel {first.name}=={first.version}`) and name its folder with find-links; or "
-            "take it from an environment that has it (--from-env).",
-        )
-        self.archives = tuple(archives)
 
 
 def compile_with_sources(

@@ -6,17 +6,15 @@ the user can read, because they may tell of a private index; they hold no creden
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reprobox.cache import write_atomically
-from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
-from reprobox.lock.pylock import Source, Sources
+from reprobox.cache import keep, making
+from reprobox.digests import hex_of
+from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, Source, Sources
 
 # 1: the first. A change of either file's form, or of how a lock is chosen, makes a new number.
 FORMAT = 1
@@ -56,12 +54,12 @@ def read_built(cache: Path, key: str) -> LockedPackage | None:
 
 def write_built(cache: Path, key: str, package: LockedPackage) -> None:
     """Remember which wheel was built under `key`."""
-    write_atomically(cache / "built" / f"{key}.json", json.dumps(asdict(package), indent=1).encode())
+    keep(cache / "built" / f"{key}.json", json.dumps(asdict(package), indent=1).encode())
 
 
 def write_lock(cache: Path, key: str, lock: Lock) -> None:
     """Cache `lock` under `key`."""
-    write_atomically(cache / "locks" / f"{key}.json", json.dumps(asdict(lock), indent=1).encode())
+    keep(cache / "locks" / f"{key}.json", json.dumps(asdict(lock), indent=1).encode())
 
 
 def read_sources(cache: Path, lock: Lock) -> Sources:
@@ -75,22 +73,13 @@ def read_sources(cache: Path, lock: Lock) -> Sources:
 def write_sources(cache: Path, lock: Lock, sources: Sources) -> None:
     """Keep the addresses of the wheels of `lock`, readable by the user alone (mode 0600)."""
     path = _sources_path(cache, lock)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = json.dumps({sha256: asdict(source) for sha256, source in sorted(sources.items())}, indent=1)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        # Not cache.write_atomically: the file must never be readable by others, not even before it is renamed.
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-            handle.write(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with making(path, mode=0o600) as out:
+        out.write(content.encode())
 
 
 def _sources_path(cache: Path, lock: Lock) -> Path:
-    return cache / "locks" / f"{lock.digest.removeprefix('sha256:')}.sources.json"
+    return cache / "locks" / f"{hex_of(lock.digest)}.sources.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

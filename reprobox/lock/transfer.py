@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
 from reprobox.errors import LockError
+from reprobox.files import Output
 from reprobox.lock.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ class Transfer:
         for session in self._sessions:
             session.close()
 
-    def save(self, url: str, path: Path, progress: Callable[[int], None]) -> tuple[int, str]:
-        """Write the file at `url` to `path`; return its size in bytes and its sha256.
+    def save(self, url: str, out: Output, progress: Callable[[int], None]) -> None:
+        """Write the file at `url` to `out`.
 
         `progress` is called with the bytes just received (negative when an attempt starts over) and may raise to stop.
         Raises GoneError when there is no such file, LockError when it cannot be fetched.
         """
         name = unquote(urlsplit(url).path.rpartition("/")[2])
         if urlsplit(url).scheme == "file":
-            return _write(_file_blocks(Path(unquote(urlsplit(url).path))), path, progress)
+            return _write(_file_blocks(Path(unquote(urlsplit(url).path))), out, progress)
         import requests  # heavy; only a download needs it
 
         for attempt in range(1, _ATTEMPTS + 1):
@@ -73,7 +73,7 @@ class Transfer:
                 progress(size)
 
             try:
-                return _write(self._http_blocks(url, name), path, count)
+                return _write(self._http_blocks(url, name), out, count)
             except requests.exceptions.SSLError as error:
                 raise LockError(
                     f"{name} cannot be fetched: the index shows a certificate that is not trusted here",
@@ -82,6 +82,7 @@ class Transfer:
             except (requests.exceptions.RequestException, _BusyError) as error:
                 # What broke off may work in a moment; a file that starts anew must not be counted twice.
                 progress(-received)
+                out.restart()
                 if attempt == _ATTEMPTS:
                     raise LockError(
                         f"{name} cannot be fetched: "
@@ -149,13 +150,7 @@ def _file_blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _write(blocks: Iterator[bytes], path: Path, progress: Callable[[int], None]) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("wb") as handle:
-        for block in blocks:
-            handle.write(block)
-            digest.update(block)
-            size += len(block)
-            progress(len(block))
-    return size, digest.hexdigest()
+def _write(blocks: Iterator[bytes], out: Output, progress: Callable[[int], None]) -> None:
+    for block in blocks:
+        out.write(block)
+        progress(len(block))

@@ -6,15 +6,15 @@ for each file, and the image as `subject`. The same run gives the same artifact,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.image.oci import canonical
+from reprobox.digests import canonical, digest_of, digest_of_file
 from reprobox.manifest.model import Manifest
-from reprobox.registry.repository import MANIFEST_TYPE, Descriptor, descriptor, descriptors
+from reprobox.registry.media_types import MANIFEST_TYPE
+from reprobox.registry.repository import Descriptor, descriptor, descriptors
 
 ARTIFACT_TYPE = "application/vnd.reprobox.run.v1"
 # The config of an artifact that needs none (image spec 1.1, manifest.md, "Guidance for an empty descriptor").
@@ -60,7 +60,7 @@ def make_artifact(manifest: Manifest, files: Mapping[str, Path], subject: Descri
     content = canonical(document)
     points = Descriptor(
         media_type=MANIFEST_TYPE,
-        digest=_sha256(content),
+        digest=digest_of(content),
         size=len(content),
         artifact_type=ARTIFACT_TYPE,
         annotations=notes,
@@ -85,10 +85,6 @@ def subject_of(document: Mapping[str, Any]) -> str | None:
 
 
 def _described(path: Path, media_type: str, name: str) -> Descriptor:
-    with path.open("rb") as source:
-        digest = "sha256:" + hashlib.file_digest(source, "sha256").hexdigest()
-    return Descriptor(media_type=media_type, digest=digest, size=path.stat().st_size, annotations={_TITLE: name})
-
-
-def _sha256(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
+    return Descriptor(
+        media_type=media_type, digest=digest_of_file(path), size=path.stat().st_size, annotations={_TITLE: name}
+    )

@@ -1,14 +1,12 @@
 """What manifests and receipts have in common: a schema version, a digest over the content, and distrust when read.
 
 The first key of a document names its kind and schema version, the second is the digest: sha256 over the canonical JSON
-(sorted keys, no blanks, UTF-8) of all other keys but `signatures`. So an edit shows, and one text names one run.
+(RFC 8785) of all other keys but `signatures`. So an edit shows, and one text names one run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +14,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import reprobox
-from reprobox.cache import write_atomically
+from reprobox.digests import canonical_digest
 from reprobox.documents import MAX_INTEGER, MAX_KEY, Document, read_document, write_document
 from reprobox.errors import ManifestError, NewerSchemaError
+from reprobox.files import write_atomically
 from reprobox.validation import Problem, Rules, Where, build, describe, printable, report, to_plain
 
 T = TypeVar("T")
@@ -49,7 +48,7 @@ class Format(Generic[T]):
 
     def digest(self, instance: T) -> str:
         """Return `sha256:` over the content of a document (see the module)."""
-        return digest_of(to_plain(instance))
+        return document_digest(to_plain(instance))
 
     def dump(self, instance: T) -> bytes:
         """Return the document's text. Raises ManifestError when it would not be read again."""
@@ -91,7 +90,7 @@ class Format(Generic[T]):
             )
         self._check_schema(document)
         body = {key: value for key, value in data.items() if key != "digest"}
-        recorded, actual = data.get("digest"), digest_of(body)
+        recorded, actual = data.get("digest"), document_digest(body)
         instance, found = self._check(body)
         if instance is None or found:
             edited = f"its digest does not hold either: it was edited after reprobox wrote it, or {name} is damaged"
@@ -163,11 +162,9 @@ class Format(Generic[T]):
         )
 
 
-def digest_of(data: Mapping[str, Any]) -> str:
-    """Return `sha256:` over the canonical JSON of plain data, without the keys that stand outside the digest."""
-    content = {key: value for key, value in data.items() if key not in UNDIGESTED}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+def document_digest(data: Mapping[str, Any]) -> str:
+    """Return the digest of plain data as canonical JSON, without the keys that stand outside the digest."""
+    return canonical_digest({key: value for key, value in data.items() if key not in UNDIGESTED})
 
 
 def _unfit(value: Any, path: Where, depth: int) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ Manifests travel, so their values are not trusted: a path cannot leave the folde
 from __future__ import annotations
 
 from reprobox import spec
+from reprobox.digests import PATTERN
 from reprobox.fingerprint import Cpu, Gpu, Machine
 from reprobox.image.model import BaseRecord, ImageRecord
 from reprobox.lock.model import ORIGINS, PINNED_LINE, SDIST_FILE, BuiltFrom, Lock, LockedPackage
@@ -27,7 +28,7 @@ from reprobox.runtime.protocol import ROLES
 from reprobox.snapshot.model import ArchiveRecord, CodeRecord, DataRecord, GitState, OutputRecord
 from reprobox.validation import Rule, Rules
 
-DIGEST = Rule(expected="sha256: and 64 hex digits", pattern=r"sha256:[0-9a-f]{64}")
+DIGEST = Rule(expected="sha256: and 64 hex digits", pattern=PATTERN)
 TIME = Rule(
     expected="a time in UTC such as 2026-11-21T22:31:30Z",
     pattern=r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){2}(?:\.[0-9]{1,9})?Z",

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from reprobox.digests import is_digest
 from reprobox.errors import UsageError
 from reprobox.validation import printable
 
@@ -20,7 +21,6 @@ _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_PART}(?:/{_PART})*")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_NAME = 255
 
 
@@ -71,7 +71,7 @@ def parse_reference(text: str) -> Reference:
         problem = f"{printable(name)!r} is no name of a repository (lower case letters, digits, . _ - between them)"
     elif (colon and not head) or (tag and not _TAG.fullmatch(tag)) or rest.endswith(":"):
         problem = f"{printable(tag)!r} is no tag"
-    elif at and not _DIGEST.fullmatch(digest):
+    elif at and not is_digest(digest):
         problem = f"{printable(digest)!r} is no digest (sha256: and 64 hex digits)"
     if problem:
         raise UsageError(

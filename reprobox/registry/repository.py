@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urljoin
 
+from reprobox.digests import digest_of, is_digest, prefixed
 from reprobox.errors import RegistryError
+from reprobox.registry.media_types import INDEX_TYPE, MANIFEST_TYPE
 from reprobox.registry.reference import Reference
 from reprobox.registry.session import Body, BrokenError, GoneError, Session
 from reprobox.validation import printable
 
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _DOCKER_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -99,7 +99,7 @@ class Repository:
         address = f"manifests/{name}"
         with self.session.request("GET", address, expect=(200,), headers={"Accept": accept}, stream=True) as response:
             content = self.session.read(response, MAX_MANIFEST)
-        digest = _sha256(content)
+        digest = digest_of(content)
         if name.startswith("sha256:") and name != digest:
             raise RegistryError(
                 f"{self.reference.host} gave another manifest than it was asked for",
@@ -115,11 +115,11 @@ class Repository:
         """
         headers = {"Content-Type": media_type}
         response = self.session.request("PUT", f"manifests/{name}", expect=(201,), headers=headers, body=content)
-        stored = response.headers.get("Docker-Content-Digest", _sha256(content))
-        if stored != _sha256(content):
+        stored = response.headers.get("Docker-Content-Digest", digest_of(content))
+        if stored != digest_of(content):
             raise RegistryError(
                 f"{self.reference.host} made another manifest of what was sent",
-                details=(f"sent   {_sha256(content)}", f"stored {printable(stored)}"),
+                details=(f"sent   {digest_of(content)}", f"stored {printable(stored)}"),
                 hint="use a registry that keeps OCI manifests as they are",
             )
         return "OCI-Subject" in response.headers
@@ -154,7 +154,7 @@ class Repository:
                 time.sleep(_PAUSE)
                 continue
             break
-        if received != descriptor.size or f"sha256:{digest.hexdigest()}" != descriptor.digest:
+        if received != descriptor.size or prefixed(digest.hexdigest()) != descriptor.digest:
             raise RegistryError(
                 f"{self.reference.host} gave a damaged blob",
                 details=(
@@ -292,8 +292,7 @@ def descriptor(item: Any) -> Descriptor | None:
     """Read one descriptor; None when it is malformed or its digest is not sha256."""
     match item:
         case {"mediaType": str(media_type), "digest": str(digest), "size": int(size)} if size >= 0:
-            hexadecimal = digest.removeprefix("sha256:")
-            if len(digest) != 71 or len(hexadecimal) != 64 or set(hexadecimal) - set("0123456789abcdef"):
+            if not is_digest(digest):
                 return None
             kind, notes = item.get("artifactType"), item.get("annotations")
             return Descriptor(
@@ -308,7 +307,3 @@ def descriptor(item: Any) -> Descriptor | None:
 
 def _referrers_tag(digest: str) -> str:
     return digest.replace(":", "-")
-
-
-def _sha256(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import lzma
 import os
@@ -12,6 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from reprobox.digests import digest_of
 from reprobox.errors import IncomparableError, StorageError, UsageError
 from reprobox.snapshot.model import ArchiveRecord
 
@@ -20,11 +20,6 @@ MAX_TAR_BYTES = 300_000_000
 _XZ_MEMORY = 256 << 20
 # Above this size the strongest compression would take longer than a user should wait.
 _FAST_FROM = 4_000_000
-
-
-def digest_of(content: bytes) -> str:
-    """Return `sha256:` and the hex digest of `content`."""
-    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def pack_archive(tar: bytes) -> bytes:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox.digests import digest_of
 from reprobox.errors import IncomparableError, SpecError
-from reprobox.snapshot.archive import digest_of
 from reprobox.snapshot.files import read_stable
 from reprobox.snapshot.model import ArchiveRecord, CodeRecord
 from reprobox.snapshot.tree import find_code

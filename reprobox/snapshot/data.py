@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from reprobox.digests import prefixed
 from reprobox.errors import SpecError
 from reprobox.progress import Observer
 from reprobox.snapshot.files import Stamp, hash_stable, stamp_of
@@ -98,11 +99,11 @@ def _hash_path(project: Path, name: str, cache: Path, observer: Observer) -> Dat
     listing = {"": top} if not top.is_dir() else _tree(top, name)
     hashes, size = _hash_files(listing, name, top, cache, observer)
     if not top.is_dir():
-        return DataRecord(path=name, files=1, bytes=size, digest=f"sha256:{hashes['']}")
+        return DataRecord(path=name, files=1, bytes=size, digest=prefixed(hashes[""]))
     digest = hashlib.sha256()
     for path in sorted(hashes, key=str.encode):
         digest.update(f"{hashes[path]}  {path}\0".encode())
-    record = DataRecord(path=name, files=len(hashes), bytes=size, digest=f"sha256:{digest.hexdigest()}")
+    record = DataRecord(path=name, files=len(hashes), bytes=size, digest=prefixed(digest.hexdigest()))
     keep_listing(record.digest, hashes, cache)
     return record
 

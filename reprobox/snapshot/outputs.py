@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from reprobox.digests import prefixed
 from reprobox.errors import SpecError
 from reprobox.snapshot.files import hash_stable
 from reprobox.snapshot.model import OutputRecord
@@ -233,7 +234,7 @@ def _hash_chosen(top: int, paths: Sequence[str], left_out: _LeftOut) -> tuple[Ou
                     left_out.add(_BEYOND_DISK, path)
                     continue
                 digest, stamp = hash_stable(path, _shown(path), follow=False, advance=lambda _: None, folder=top)
-                known = OutputRecord(path=path, bytes=stamp.size, digest=f"sha256:{digest}")
+                known = OutputRecord(path=path, bytes=stamp.size, digest=prefixed(digest))
                 holes -= unwritten
                 room = None if room is None else room - stamp.size
                 if status.st_nlink > 1:

@@ -7,15 +7,14 @@ alone for a while before it was read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 
-from reprobox.cache import locked, write_atomically
+from reprobox.cache import keep, locked
+from reprobox.digests import hex_of, is_digest, sha256_of
 from reprobox.errors import StorageError
 from reprobox.snapshot.files import Stamp
 
@@ -24,7 +23,6 @@ _SETTLED_NS = 3_000_000_000
 _VERSION = 1
 # Listings larger than this are not kept for naming changed files; the digests still tell that something changed.
 _MOST_LISTED = 200_000
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def is_settled(stamp: Stamp, begun_ns: int) -> bool:
@@ -76,18 +74,17 @@ def keep_listing(digest: str, hashes: Mapping[str, str], cache: Path) -> None:
 
 
 def _stamps_store(top: Path, cache: Path) -> Path:
-    return cache / "data" / "stamps" / f"{hashlib.sha256(os.fsencode(top)).hexdigest()[:32]}.json"
+    return cache / "data" / "stamps" / f"{sha256_of(os.fsencode(top))[:32]}.json"
 
 
 def _listing_store(digest: str, cache: Path) -> Path | None:
     # The digest may come from a stranger's manifest, and becomes a file name here.
-    match = _DIGEST.fullmatch(digest)
-    return cache / "data" / "listings" / f"{match[1]}.json" if match else None
+    return cache / "data" / "listings" / f"{hex_of(digest)}.json" if is_digest(digest) else None
 
 
 def _save(store: Path, content: Mapping[str, object]) -> None:
     try:
         with locked(store.with_suffix(".lock")):
-            write_atomically(store, json.dumps(content, sort_keys=True).encode())
+            keep(store, json.dumps(content, sort_keys=True).encode())
     except OSError as error:
         raise StorageError(f"the cache cannot be written: {store}", details=(str(error),)) from error

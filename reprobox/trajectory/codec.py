@@ -28,6 +28,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from reprobox.digests import prefixed, sha256_of
 from reprobox.errors import ManifestError
 from reprobox.runtime.protocol import EVENTS, MAX_DIGESTS, MAX_LOGGED, MAX_LOSSES, MAX_TENSORS, TENSORS, WIDTHS
 from reprobox.trajectory.bits import decimal
@@ -80,7 +81,7 @@ def encode_stream(trajectory: Trajectory) -> StreamRecord:
         dtype=_runs_text(losses.numbers.dtypes),
         event=_runs_text(losses.events),
         scale=_runs_text(losses.scales),
-        sha256=hashlib.sha256(losses.numbers.raw).hexdigest(),
+        sha256=sha256_of(losses.numbers.raw),
         optimizer_steps=trajectory.optimizer_steps,
         skipped_steps=trajectory.skipped_steps,
         complete=trajectory.complete,
@@ -135,7 +136,7 @@ def encode_series(name: str, series: Series) -> MetricRecord:
         name=name,
         count=len(series),
         dtype=_runs_text(series.numbers.dtypes),
-        sha256=hashlib.sha256(series.numbers.raw).hexdigest(),
+        sha256=sha256_of(series.numbers.raw),
         values=_deflate(_shuffled(series.numbers)),
         at=_deflate(_numbers_to_bytes(_differences(series.at))),
         steps=_deflate(_numbers_to_bytes(list(map(_from_step, series.steps)))) if given else None,
@@ -179,9 +180,9 @@ def moved_out(streams: Sequence[StreamRecord]) -> tuple[tuple[StreamRecord, ...]
         if len(text) < _LEAST_MOVED or _REFERENCE.fullmatch(text):
             return text
         content = base64.b64decode(text)
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = sha256_of(content)
         files[sha256] = content
-        return f"sha256:{sha256}"
+        return prefixed(sha256)
 
     found = [
         replace(
@@ -231,11 +232,11 @@ def trajectory_digest(trajectories: Sequence[Trajectory]) -> str:
             str(number),
             str(len(losses)),
             *map(_runs_text, runs),
-            hashlib.sha256(losses.numbers.raw).hexdigest(),
-            hashlib.sha256(steps).hexdigest(),
+            sha256_of(losses.numbers.raw),
+            sha256_of(steps),
         )
         digest.update(("\t".join(fields) + "\n").encode())
-    return "sha256:" + digest.hexdigest()
+    return prefixed(digest.hexdigest())
 
 
 def losses_tsv(trajectory: Trajectory | None) -> Iterator[bytes]:
@@ -314,7 +315,7 @@ def _unshuffled(field: str, text: str, dtype: str, count: int, sha256: str, file
             raw[place::width] = shuffled[offset + place * number : offset + (place + 1) * number]
         offset += width * number
         numbers.extend(one, raw)
-    found = hashlib.sha256(numbers.raw).hexdigest()
+    found = sha256_of(numbers.raw)
     if found != sha256:
         raise _damaged(field, f"their sha256 is {found}, the manifest says {sha256[:80]}")
     return numbers

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from reprobox.digests import digest_of
 from reprobox.runtime import protocol
 from reprobox.trajectory.columns import Column, Numbers, Runs, first_other
 
@@ -270,7 +270,7 @@ def combined_weights(digests: Sequence[str | None]) -> str | None:
     known = sorted(digest for digest in digests if digest is not None)
     if not known or len(known) < len(digests):
         return None
-    return "sha256:" + hashlib.sha256("\n".join(known).encode()).hexdigest()
+    return digest_of("\n".join(known).encode())
 
 
 @dataclass(frozen=True, kw_only=True)

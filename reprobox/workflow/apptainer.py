@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from reprobox import inside
 from reprobox.bundle.reader import is_bundle
 from reprobox.engines import open_engine
-from reprobox.engines.docker_plan import PYTHON_VARIABLES, RECORD_FOLDER, SITE_FOLDER, WORK_FOLDER, start_source
+from reprobox.engines.docker_plan import PYTHON_VARIABLES, start_source
 from reprobox.engines.interface import pythonpath
 from reprobox.engines.start_file import START_FOLDER, write_start_files
 from reprobox.errors import ManifestError, UsageError
@@ -133,7 +134,7 @@ def export_apptainer(run: Path, folder: Path, *, cache: Path, observer: Observer
         write_archive(image, cast(ImageStore, engine), written.archive, observer=observer)
         restore_code(packed, archive=manifest.code.archive, target=folder / CODE)
         lay_out_runtime(folder / RUNTIME)
-        write_start_files(folder / RUNTIME, site=SITE_FOLDER, record=RECORD_FOLDER)
+        write_start_files(folder / RUNTIME, site=inside.SITE, record=inside.RECORD)
         (folder / RECORD).mkdir()
         configure_runtime(manifest.spec, folder / RECORD)
         definition = definition_of(manifest, written.archive.name, digest, points)
@@ -174,17 +175,17 @@ def definition_of(manifest: Manifest, archive: str, image: str, points: Sequence
     The caller's own variables, which the run was allowed to see, are not in it: they may be secrets.
     """
     spec = replace(manifest.spec, env=())
-    variables = {**program_environment(spec), **PYTHON_VARIABLES, **pythonpath(spec.pythonpath, WORK_FOLDER)}
+    variables = {**program_environment(spec), **PYTHON_VARIABLES, **pythonpath(spec.pythonpath, inside.WORK)}
     return _DEFINITION.format(
         archive=archive,
         manifest=manifest_digest(manifest),
         image=image,
         name=manifest.name,
         runtime=RUNTIME,
-        site=SITE_FOLDER,
+        site=inside.SITE,
         start=START_FOLDER,
         start_files="\n".join(f"    {start_source(Path(RUNTIME), point)} {point}" for point in points),
-        work=WORK_FOLDER,
+        work=inside.WORK,
         record=RECORD,
         variables="\n".join(f"    export {name}={shlex.quote(value)}" for name, value in variables.items()),
     )
@@ -204,14 +205,14 @@ def script_of(manifest: Manifest) -> str:
     for record in manifest.data:
         # A line of CSV, where --bind has no way to write every path.
         path = record.path.replace('"', '""')
-        target = shlex.quote(f'/{path}","dst={WORK_FOLDER}/{path}",ro')
+        target = shlex.quote(f'/{path}","dst={inside.WORK}/{path}",ro')
         options.append(f"""--mount 'type=bind,"src='"$DATA"{target}""")
     return _SCRIPT.format(
         name=manifest.name,
         record=RECORD,
-        record_folder=RECORD_FOLDER,
+        record_folder=inside.RECORD,
         code=CODE,
-        work=WORK_FOLDER,
+        work=inside.WORK,
         preparation="".join(preparation),
         options="".join(f"    {option} \\\n" for option in options),
         command=shlex.join(spec.command),

@@ -7,7 +7,6 @@ built, and travels with what names it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,22 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from reprobox import inside
 from reprobox.cache import locked, storage_errors
+from reprobox.digests import sha256_of, sha256_of_file
 from reprobox.engines.interface import Engine
 from reprobox.errors import ImageError, LockError
 from reprobox.image.assemble import assemble
 from reprobox.image.bases import Base
 from reprobox.image.interface import ImageStore
-from reprobox.image.layout import ENVIRONMENT, WORK
 from reprobox.image.load import load
 from reprobox.lock.choices import Choices
 from reprobox.lock.download import fetch_archive, fetch_wheels, has_wheel, store_wheel
 from reprobox.lock.locating import locate_archive
-from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
+from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, SourceArchive, SourceOnlyError
 from reprobox.lock.platforms import compatible_wheel_tags, platform_for
 from reprobox.lock.resolution import Renewal, resolve, resolve_build
 from reprobox.lock.settings import content_named
-from reprobox.lock.source_only import SourceArchive, SourceOnlyError
 from reprobox.lock.store import read_built, write_built
 from reprobox.progress import Observer
 
@@ -73,7 +72,7 @@ class Workshop:
         place = self.requirements.absolute().parent if self.requirements else Path.cwd()
         parts = [_SCHEME, archive.sha256, self.base.record.digest, self.base.python, self.platform]
         parts += [self.exclude_newer or "", content_named("UV_BUILD_CONSTRAINT", place, os.environ)]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        key = sha256_of(json.dumps(parts).encode())
         # Two builds need not give the same wheel, and all who lock this archive shall have one.
         with storage_errors(self.cache), locked(self.cache / "built" / f"{key}.lock"):
             known = read_built(self.cache, key)
@@ -166,7 +165,9 @@ class Workshop:
         handle = load(image, self.store, observer=self.observer, name="build")
         script = Path(pep517.__file__).read_text(encoding="utf-8")
         try:
-            self.store.run_once(handle, (f"{ENVIRONMENT}/bin/python", "-c", script, WORK, what), folder=folder)
+            self.store.run_once(
+                handle, (f"{inside.ENVIRONMENT}/bin/python", "-c", script, inside.WORK, what), folder=folder
+            )
         except ImageError as error:
             raise LockError(
                 f"{archive.name} {archive.version} offers no wheel, and building one from {archive.file} failed",
@@ -202,8 +203,6 @@ class Workshop:
         if len(made.name) > _LONGEST_NAME:
             raise LockError(f"the build of {archive.file} gave a wheel for {len(tags)} kinds of system at once")
         repack(stem, tags, contents, made)
-        with made.open("rb") as source:
-            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
         built_from = BuiltFrom(
             file=archive.file, sha256=archive.sha256, requires=tuple(each.pinned_line for each in tools.packages)
         )
@@ -211,7 +210,7 @@ class Workshop:
             name=archive.name,
             version=str(parse_wheel_filename(made.name)[1]),
             file=made.name,
-            sha256=sha256,
+            sha256=sha256_of_file(made),
             origin="sdist",
             built_from=built_from,
         )

@@ -7,7 +7,6 @@ kilobytes (locks, which layer comes from what) are left alone; they let the next
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.cache import in_use_file, is_held, nobody_else, storage_errors
+from reprobox.digests import hex_of, prefixed, sha256_of_file
 from reprobox.errors import ReproboxError, StorageError
 from reprobox.image.layers import read_json
 from reprobox.manifest.store import read_manifest
@@ -61,9 +61,9 @@ def unneeded(cache: Path, items: Iterable[Item]) -> tuple[Item, ...]:
     for path in (cache / "images" / "kept").glob("*/manifest.json"):
         manifest = read_json(path)
         brought = manifest.get("layers") if isinstance(manifest, dict) else None
-        layers.update(str(layer.get("digest")).removeprefix("sha256:") for layer in _records(brought))
+        layers.update(hex_of(str(layer.get("digest"))) for layer in _records(brought))
     for path in (cache / "images").glob("*.json"):
-        layers.update(str(layer.get("diff_id")).removeprefix("sha256:") for layer in _records(read_json(path)))
+        layers.update(hex_of(str(layer.get("diff_id"))) for layer in _records(read_json(path)))
     wheels: set[str] = set()
     environments: set[str] = set()
     for path in (cache / "locks").glob("*.json"):
@@ -137,7 +137,7 @@ def _layers(cache: Path) -> Iterator[Item]:
         for entry in _records([read_json(path)])
     }
     for path in (cache / "layers").glob("[0-9a-f]*.tar"):
-        digest = f"sha256:{path.stem}"
+        digest = prefixed(path.stem)
         kind = "base" if digest in bases else "layer"
         yield from _item(kind, bases.get(digest) or names.get(digest, "layer"), path, path)
 
@@ -207,8 +207,7 @@ def _identity(item: Item) -> str:
 
 def _digest(item: Item) -> str:
     try:
-        with item.path.open("rb") as source:
-            return hashlib.file_digest(source, "sha256").hexdigest()
+        return sha256_of_file(item.path)
     except OSError as error:
         return f"cannot be read: {error}"
 
@@ -232,4 +231,4 @@ def _environment_of(lock: dict[str, Any]) -> str:
     from reprobox.lock.store import lock_in
 
     found = lock_in(lock)
-    return "" if found is None else found.digest.removeprefix("sha256:")[:16]
+    return "" if found is None else hex_of(found.digest)[:16]

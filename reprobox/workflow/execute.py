@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reprobox.digests import prefixed
 from reprobox.engines.interface import DataMount, Engine, Plan
 from reprobox.engines.local_prefix import ENVIRONMENT
 from reprobox.errors import EngineError, ReproboxError
@@ -74,7 +75,7 @@ class Printed:
 
     def record(self) -> PrintedRecord:
         """Return what the manifest says of it."""
-        return PrintedRecord(bytes=self.bytes, lines=self.lines, digest=f"sha256:{self._digest.hexdigest()}")
+        return PrintedRecord(bytes=self.bytes, lines=self.lines, digest=prefixed(self._digest.hexdigest()))
 
 
 @dataclass(kw_only=True)

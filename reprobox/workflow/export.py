@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -10,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox import inside
 from reprobox.bundle.reader import is_bundle
-from reprobox.cache import storage_errors, write_atomically
+from reprobox.cache import storage_errors
+from reprobox.digests import sha256_of_file
 from reprobox.errors import UsageError
-from reprobox.image.layout import ENVIRONMENT, WORK
+from reprobox.files import write_atomically
 from reprobox.image.model import BaseRecord
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.export import WHEELS, export_pylock, export_requirements
@@ -90,10 +91,7 @@ def write_export(
 
 
 def _holds(place: Path, sha256: str) -> bool:
-    if not place.is_file():
-        return False
-    with place.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() == sha256
+    return place.is_file() and sha256_of_file(place) == sha256
 
 
 def _dockerfile(manifest: Manifest) -> str:
@@ -124,8 +122,8 @@ def _dockerfile(manifest: Manifest) -> str:
         "system": system,
         "extra_index": f'="{extra}"' if extra else "",
         "requirements": "\n".join(f"    '{line}' \\" for line in requirements),
-        "environment": ENVIRONMENT,
-        "work": WORK,
+        "environment": inside.ENVIRONMENT,
+        "work": inside.WORK,
         "command": json.dumps(manifest.run.command, ensure_ascii=True),
     }
     template = (templates_folder() / "dockerfile" / "Dockerfile").read_text(encoding="utf-8")

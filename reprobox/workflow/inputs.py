@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from pathlib import Path
 
+from reprobox.digests import sha256_of
 from reprobox.errors import IncomparableError, ManifestError
 from reprobox.manifest.model import Manifest
 from reprobox.snapshot.archive import checked_tar
@@ -76,7 +76,7 @@ def files_beside(manifest: Path) -> Files:
             return no_files(sha256, limit)
         with place.open("rb") as handle:
             content = handle.read(limit + 1)
-        if hashlib.sha256(content).hexdigest() != sha256:
+        if sha256_of(content) != sha256:
             raise ManifestError(
                 f"{place} is not the file that the manifest names",
                 hint="it was edited or damaged; get the folder of the run again",

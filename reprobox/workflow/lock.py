@@ -6,9 +6,10 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox.cache import in_use, write_atomically
+from reprobox.cache import in_use
 from reprobox.engines import choose_engine
 from reprobox.errors import UsageError
+from reprobox.files import write_atomically
 from reprobox.lock.changes import Change, changes
 from reprobox.lock.export import WHEELS
 from reprobox.lock.model import Lock

@@ -9,13 +9,14 @@ from typing import cast
 from reprobox.bundle.reader import is_bundle
 from reprobox.bundle.writer import Source, Written, of_bytes, of_file, write_bundle
 from reprobox.cache import ensure_room, in_use
+from reprobox.digests import canonical, hex_of
 from reprobox.engines import open_engine
 from reprobox.errors import ImageError, UsageError
 from reprobox.image.assemble import Image, rebuild_layers
 from reprobox.image.interface import ImageStore
 from reprobox.image.kept import dump_base, store_base_layers
 from reprobox.image.layers import holds, layer_path
-from reprobox.image.oci import blob_path, canonical, layout_index
+from reprobox.image.oci import blob_path, layout_index
 from reprobox.lock.download import fetch_wheels
 from reprobox.lock.export import export_requirements
 from reprobox.manifest.derived import recorded
@@ -118,7 +119,7 @@ def _data(request: PackRequest, manifest: Manifest, cache: Path, observer: Obser
         files = data_files(folder, record)
         # Each file's own hash is known since the whole was hashed, unless there are very many; the hash of data that is
         # one file is the file's.
-        alone = {record.path: record.digest.removeprefix("sha256:")} if files.keys() == {record.path} else {}
+        alone = {record.path: hex_of(record.digest)} if files.keys() == {record.path} else {}
         inside = load_listing(record.digest, cache) or {}
         known = {f"{record.path}/{name}": sha256 for name, sha256 in inside.items()} | alone
         for path, place in files.items():
@@ -161,7 +162,7 @@ def _image(image: Image, store: ImageStore, *, whole: bool, cache: Path, observe
         rebuild_layers(image, lost, observer=observer)
     record = image.record
     sources = [
-        of_file(f"{IMAGE}/{blob_path(layer.diff_id)}", layer_path(cache, layer.diff_id), sha256=layer.diff_id[7:])
+        of_file(f"{IMAGE}/{blob_path(layer.diff_id)}", layer_path(cache, layer.diff_id), sha256=hex_of(layer.diff_id))
         for layer in layers
     ]
     size = size_text(sum(source.size for source in sources))

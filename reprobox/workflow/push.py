@@ -11,17 +11,18 @@ from reprobox.engines import open_engine
 from reprobox.engines.docker_login import docker_login
 from reprobox.engines.interface import Engine
 from reprobox.errors import ImageError, LockError, ReproboxError, UsageError
+from reprobox.files import file_chunks
 from reprobox.image.assemble import Image
 from reprobox.image.fetch import image_in_engine
 from reprobox.image.interface import ImageStore
 from reprobox.image.push import Pushed, push_image
-from reprobox.image.tarstream import file_chunks
 from reprobox.manifest.artifact import EMPTY, EMPTY_BLOB, make_artifact
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import read_manifest
 from reprobox.progress import Observer
+from reprobox.registry.media_types import MANIFEST_TYPE
 from reprobox.registry.reference import SCHEME, Reference, parse_reference
-from reprobox.registry.repository import MANIFEST_TYPE, Descriptor, Repository
+from reprobox.registry.repository import Descriptor, Repository
 from reprobox.registry.session import Session
 from reprobox.trajectory.codec import file_names
 from reprobox.workflow.environment import remake

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import reprobox
-from reprobox.cache import write_atomically
 from reprobox.engines.interface import EngineInfo
+from reprobox.files import write_atomically
 from reprobox.fingerprint import Machine
 from reprobox.lock.export import export_requirements
 from reprobox.manifest.derived import final_weights, first_and_last, judged_by, last_metrics, unjudged_names

@@ -13,6 +13,7 @@ from pathlib import Path
 from reprobox.bundle.index import damaged, dump_index
 from reprobox.bundle.reader import Bundle, is_bundle, open_bundle
 from reprobox.cache import ensure_room, hold, in_use_file, locked, mark_used, storage_errors
+from reprobox.digests import digest_of, hex_of
 from reprobox.errors import BundleError
 from reprobox.image.kept import keep_image, layers_of, put_layer
 from reprobox.image.layers import Layer, holds
@@ -21,7 +22,6 @@ from reprobox.lock.download import has_wheel, keep_wheel
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import MANIFEST_FORMAT, MAX_MANIFEST_BYTES, manifest_digest, read_manifest
 from reprobox.progress import Observer
-from reprobox.snapshot.archive import digest_of
 from reprobox.trajectory.codec import file_names
 from reprobox.units import counted, size_text
 from reprobox.workflow.inputs import check_inline_code, files_beside
@@ -82,7 +82,7 @@ def unpack(path: Path, *, cache: Path, observer: Observer) -> Unpacked:
         manifest = _manifest_in(bundle)
         wheels = [package for package in manifest.lock.packages if not has_wheel(package, cache=cache)]
         layers = _layers(bundle, manifest, cache)
-        identity = digest_of(dump_index(bundle.index)).removeprefix("sha256:")
+        identity = hex_of(digest_of(dump_index(bundle.index)))
         folder = cache / "bundles" / identity
         columns = [f"{COLUMNS}/{sha256}" for sha256 in file_names(manifest.streams)]
         beside = [] if folder.is_dir() else [MANIFEST, CODE, *columns, *_data_members(bundle, manifest)]

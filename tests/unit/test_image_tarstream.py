@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reprobox.digests import digest_of
 from reprobox.image import tarstream
 from reprobox.image.layout import MTIME
 from reprobox.image.tarstream import LayerWriter
@@ -24,9 +24,7 @@ def test_what_is_written_is_what_tarfile_reads(path: str, content: bytes, execut
     writer = LayerWriter(out)
     mode = 0o755 if executable else 0o644
     writer.file(path, len(content), (content,), mode=mode)
-    digest = writer.finish()
-    assert digest == "sha256:" + hashlib.sha256(out.getvalue()).hexdigest()
-    assert writer.size == len(out.getvalue())
+    writer.finish()
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
         *folders, member = archive.getmembers()
         assert (member.name, member.mode, member.mtime, member.uid, member.gid) == (path, mode, MTIME, 0, 0)
@@ -51,12 +49,14 @@ def test_a_file_over_8_gib_states_its_size_in_an_extended_header() -> None:
 
 def test_the_bytes_are_those_of_every_release() -> None:
     # A change of this digest changes every image's ID: raise ASSEMBLER_VERSION with it.
-    writer = LayerWriter(io.BytesIO())
+    out = io.BytesIO()
+    writer = LayerWriter(out)
     writer.folder("opt/env")
     writer.symlink("opt/env/lib64", "lib")
     writer.file("opt/env/lib/" + "n" * 120, 3, (b"abc",))
     writer.file("opt/env/lib/Főtanúsítvány", 1, (b"x",), mode=0o755)
-    assert writer.finish() == "sha256:1ea16a15f7a69751c4c404df8a90ece3073c17e1a4757a5a555cf9423551bd48"
+    writer.finish()
+    assert digest_of(out.getvalue()) == "sha256:1ea16a15f7a69751c4c404df8a90ece3073c17e1a4757a5a555cf9423551bd48"
 
 
 def test_content_of_another_length_than_announced_is_an_error() -> None:

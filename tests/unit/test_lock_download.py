@@ -13,8 +13,7 @@ import pytest
 from reprobox.errors import LockError, StorageError
 from reprobox.lock import locating
 from reprobox.lock.download import fetch_wheels
-from reprobox.lock.model import Lock, LockedPackage
-from reprobox.lock.pylock import Source
+from reprobox.lock.model import Lock, LockedPackage, Source
 from reprobox.lock.resolution import resolve
 from reprobox.lock.store import read_sources, write_sources
 from reprobox.lock.uv_command import Compiled, UvFailure

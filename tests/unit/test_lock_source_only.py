@@ -28,11 +28,11 @@ from reprobox.errors import LockError
 from reprobox.lock.download import fetch_archive, store_wheel
 from reprobox.lock.export import export_pylock, export_requirements
 from reprobox.lock.locating import locate_archive
-from reprobox.lock.model import BuiltFrom, Lock, LockedPackage
+from reprobox.lock.model import BuiltFrom, Lock, LockedPackage, SourceOnlyError
 from reprobox.lock.pylock import NOTHING_BUILT, select_wheels
 from reprobox.lock.resolution import resolve_build
 from reprobox.lock.sdist import asked_requires, build_requires
-from reprobox.lock.source_only import SourceOnlyError, _toml
+from reprobox.lock.source_only import _toml
 from reprobox.lock.store import lock_in, read_built, write_built
 from tests.unit.lock_support import PLATFORM, PYTHON, Listener, become_offline_user, make_wheel, resolve_text, sha256_of
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from reprobox.documents import write_document
 from reprobox.errors import ManifestError, NewerSchemaError
-from reprobox.manifest.format import digest_of
+from reprobox.manifest.format import document_digest
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.receipt import RECEIPT_FORMAT
 from reprobox.manifest.store import (
@@ -45,7 +45,7 @@ def edited(edit: Edit) -> bytes:
     """Return the example, changed by `edit` and with a digest that holds, as an able forger would."""
     data = yaml.safe_load(EXAMPLE.read_bytes())
     edit(data)
-    data["digest"] = digest_of(data)
+    data["digest"] = document_digest(data)
     return write_document(data)
 
 
@@ -331,3 +331,19 @@ def test_manifest_and_receipt_stop_with_a_key_that_is_never_null() -> None:
         model: type = kind.model
         last = list(field_types(model).values())[-1]
         assert "None" not in str(last)
+
+
+def test_the_lines_in_the_docs_compute_the_digest(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ASSETS.parent.parent / "docs" / "manifest.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    # One integer that not every reader of JSON keeps, and keys that sort otherwise by UTF-16 than by code point.
+    odd = {"n": 2**53, "keys": {"\ufb33": 1, "\U0001f600": 2}}
+    write_manifest(replace(manifest, determinism={**manifest.determinism, **odd}), tmp_path / "manifest.yaml")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "docs/manifest.md", "exec"), {})
+    content = (tmp_path / "manifest.yaml").read_text()
+    (tmp_path / "manifest.yaml").write_text(content.replace("9007199254740992", "9007199254740993"))
+    with pytest.raises(AssertionError):
+        exec(compile(lines, "docs/manifest.md", "exec"), {})

@@ -17,7 +17,7 @@ import yaml
 from reprobox.documents import write_document
 from reprobox.errors import ReproboxError
 from reprobox.manifest.derived import first_and_last, last_metrics
-from reprobox.manifest.format import digest_of
+from reprobox.manifest.format import document_digest
 from reprobox.manifest.model import Manifest
 from reprobox.manifest.store import MANIFEST_FORMAT, read_manifest
 from reprobox.trajectory.codec import decode_stream, encode_stream, trajectory_digest
@@ -139,7 +139,7 @@ PATHS = [path for path in leaves(DATA) if path not in (("digest",), ("reprobox_m
 
 def outcome(data: dict[str, Any]) -> str:
     """Say what becomes of a manifest with this content, whose digest is computed anew."""
-    data["digest"] = digest_of(data)
+    data["digest"] = document_digest(data)
     try:
         manifest = MANIFEST_FORMAT.read(write_document(data))
         check_inline_code(manifest)

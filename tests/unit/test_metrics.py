@@ -11,7 +11,7 @@ import yaml
 from reprobox.documents import write_document
 from reprobox.errors import ManifestError
 from reprobox.manifest.derived import last_metrics
-from reprobox.manifest.format import digest_of
+from reprobox.manifest.format import document_digest
 from reprobox.manifest.store import MANIFEST_FORMAT
 from reprobox.record.streams import read_streams
 from reprobox.runtime import protocol
@@ -66,7 +66,7 @@ def test_a_stream_cannot_flood_the_manifest_with_names(tmp_path: Path) -> None:
 def test_a_manifest_with_other_metrics_is_refused(metrics: Any) -> None:
     data = yaml.safe_load(EXAMPLE.read_bytes())
     data["result"]["metrics"] = metrics
-    data["digest"] = digest_of(data)
+    data["digest"] = document_digest(data)
     with pytest.raises(ManifestError, match="metrics"):
         MANIFEST_FORMAT.read(write_document(data))
 

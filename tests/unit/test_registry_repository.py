@@ -19,8 +19,9 @@ from reprobox.errors import RegistryError
 from reprobox.registry import repository as repository_module
 from reprobox.registry import session as session_module
 from reprobox.registry.authorisation import Login
+from reprobox.registry.media_types import INDEX_TYPE, MANIFEST_TYPE
 from reprobox.registry.reference import parse_reference
-from reprobox.registry.repository import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Repository, descriptors
+from reprobox.registry.repository import Descriptor, Repository, descriptors
 from reprobox.registry.session import BrokenError, GoneError, Session
 from tests.unit.registry_support import LOGIN, REFRESH, USER, Registry, opened, serving, sha256
 

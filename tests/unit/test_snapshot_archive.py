@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.digests import digest_of
 from reprobox.errors import IncomparableError, UsageError
-from reprobox.snapshot.archive import digest_of, pack_archive, restore_code
+from reprobox.snapshot.archive import pack_archive, restore_code
 from reprobox.snapshot.code import snapshot_code
 from reprobox.snapshot.model import ArchiveRecord
 

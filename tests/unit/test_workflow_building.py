@@ -19,9 +19,7 @@ import pytest
 
 from reprobox.errors import ImageError, LockError
 from reprobox.lock.download import wheel_path
-from reprobox.lock.model import LockedPackage
-from reprobox.lock.pylock import Source
-from reprobox.lock.source_only import SourceArchive
+from reprobox.lock.model import LockedPackage, Source, SourceArchive
 from reprobox.workflow.building import Workshop
 from tests.unit.image_support import FakeStore, make_base
 from tests.unit.lock_support import Listener, become_offline_user, make_wheel, sha256_of

@@ -20,7 +20,6 @@ from click.testing import CliRunner
 
 from reprobox.bundle.reader import open_bundle
 from reprobox.bundle.writer import of_bytes, write_bundle
-from reprobox.cache import write_atomically
 from reprobox.cli.main import cli
 from reprobox.errors import (
     BundleError,
@@ -32,6 +31,7 @@ from reprobox.errors import (
     StorageError,
     UsageError,
 )
+from reprobox.files import write_atomically
 from reprobox.image.assemble import assemble
 from reprobox.image.layers import layer_path
 from reprobox.image.load import load
